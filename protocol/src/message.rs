@@ -1,0 +1,148 @@
+//! Control messages: JSON in control frames, one enum for each direction.
+
+use crate::MachineSpec;
+use serde::{Deserialize, Serialize};
+
+/// What the host says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum ToGuest {
+    /// Run this. The first message, and only once.
+    Start(Box<Start>),
+    /// Send this signal (Linux x86-64 number) to the container's process.
+    Signal(i32),
+    /// The terminal has this size now.
+    Resize {
+        /// Rows.
+        height: u16,
+        /// Columns.
+        width: u16,
+    },
+    /// Every byte of output and the exit report have arrived; the machine may power off.
+    ExitAcknowledged,
+}
+
+/// The container to run, and what the guest cannot know by itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Start {
+    /// What to run.
+    pub machine: MachineSpec,
+    /// The host's clock: nanoseconds since 1970 (UTC).
+    pub time: u64,
+    /// Whether the host will send stdin. Without it the process reads `/dev/null`.
+    pub stdin: bool,
+}
+
+/// What the guest says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum ToHost {
+    /// Up, and waiting for [`ToGuest::Start`].
+    Ready {
+        /// Version of tether.
+        tether: String,
+        /// The steps since the kernel's start.
+        timeline: Vec<Step>,
+    },
+    /// The process runs: `execve` has succeeded.
+    Started {
+        /// The steps since the last report.
+        timeline: Vec<Step>,
+    },
+    /// The process has ended; all its output has been sent before this.
+    Exited {
+        /// How it ended.
+        status: ExitStatus,
+        /// The steps since the last report.
+        timeline: Vec<Step>,
+        /// The largest resident set that tether has had, in KiB.
+        peak_rss: u64,
+    },
+    /// The container could not be started, or tether itself failed.
+    Failed(Failure),
+    /// Everything is unmounted. The last message, just before power-off.
+    Stopped {
+        /// The steps since the last report.
+        timeline: Vec<Step>,
+    },
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum ExitStatus {
+    /// By itself, with this code.
+    Code(u8),
+    /// By a signal.
+    Signal {
+        /// Its Linux x86-64 number.
+        signal: i32,
+        /// Whether it left a core dump.
+        core: bool,
+    },
+    /// The kernel's out-of-memory killer took it.
+    Oom,
+}
+
+/// One step of the boot, and when it was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Step {
+    /// What was done.
+    pub name: String,
+    /// When it was done: `CLOCK_BOOTTIME` in nanoseconds.
+    pub at: u64,
+}
+
+/// Why a container did not start, or why tether gave up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Failure {
+    /// Where in the start it happened.
+    pub stage: Stage,
+    /// The system call's error number, if one failed.
+    pub errno: Option<i32>,
+    /// What was tried, on what, and what the system said: one sentence for the user.
+    pub message: String,
+}
+
+/// The stages of a start, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Stage {
+    /// The kernel's own filesystems.
+    Boot,
+    /// Kernel modules.
+    Modules,
+    /// Finding the channel and agreeing on a protocol version.
+    Channel,
+    /// Reading the machine spec.
+    Spec,
+    /// Finding the layer disks and the scratch disk.
+    Disks,
+    /// Mounting and stacking them.
+    Root,
+    /// What the OCI config asks for, up to the exec.
+    Config,
+    /// Executing the container's process.
+    Exec,
+    /// After the exec.
+    Run,
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match self {
+            Self::Boot => "mounting the kernel's filesystems",
+            Self::Modules => "loading kernel modules",
+            Self::Channel => "opening the channel",
+            Self::Spec => "reading the machine spec",
+            Self::Disks => "finding the disks",
+            Self::Root => "assembling the root filesystem",
+            Self::Config => "applying the OCI config",
+            Self::Exec => "executing the command",
+            Self::Run => "running the container",
+        })
+    }
+}
