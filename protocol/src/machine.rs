@@ -24,6 +24,12 @@ pub struct MachineSpec {
     /// groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// Whether tether puts an init of its own into the PID namespace, as `docker run --init` does: it reaps
+    /// orphans, and the container's process, being PID 2, takes signals as processes do. The kernel keeps
+    /// every signal without a handler, SIGKILL too, from a PID 1 that sends it to itself. `vch run` has it on;
+    /// `--init=false` is for images that insist on being PID 1 (s6-overlay, systemd).
+    #[serde(default)]
+    pub init: bool,
 }
 
 /// Disks, named by the UUID in their filesystem's superblock.

@@ -18,7 +18,8 @@ pub enum ToGuest {
         /// Columns.
         width: u16,
     },
-    /// Every byte of output and the exit report have arrived; the machine may power off.
+    /// The answer to each of [`ToHost::Exited`] (given when every byte of output has been delivered, too),
+    /// [`ToHost::Failed`] and [`ToHost::Stopped`]: the guest waits for it before it goes on to power-off.
     ExitAcknowledged,
 }
 

@@ -1,2 +1,105 @@
-//! To be written.
-fn main() {}
+//! tether: PID 1 of every containerVM.
+//!
+//! It loads the few modules that the machine needs, opens the channel to the host, is told what to run,
+//! stacks the layer disks into a root filesystem, executes the container's process with what its OCI config asks for,
+//! relays stdio and the exit status, unmounts and powers off. One thread, one epoll loop. Whatever goes
+//! wrong ends in a typed report to the host and in power-off, never in a panic of the kernel.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::unreachable
+    )
+)]
+
+mod boot;
+mod capabilities;
+mod cgroup;
+mod channel;
+mod disks;
+mod failure;
+mod kernel_log;
+mod modules;
+mod mounts;
+mod power;
+mod process;
+mod relay;
+mod root;
+mod sandbox;
+mod stdio;
+mod timeline;
+mod uevents;
+mod user;
+
+use channel::Channel;
+use failure::Failure;
+use protocol::{SPEC_VERSION, Stage, Start, ToGuest, ToHost};
+use timeline::Timeline;
+
+fn main() {
+    power::off_on_panic();
+    let mut timeline = Timeline::default();
+    timeline.step("tether");
+    match boot_and_connect(&mut timeline) {
+        Ok(mut channel) => {
+            if let Err(failure) = serve(&mut channel, &mut timeline) {
+                power::say(&failure.to_string());
+                channel.say_last(&ToHost::Failed(failure.0));
+            }
+        }
+        Err(failure) => power::say(&failure.to_string()),
+    }
+    power::off();
+}
+
+/// Everything that does not depend on what is to be run. (A machine can be frozen after this and
+/// thawed as another: nothing here may be unique to one.)
+fn boot_and_connect(timeline: &mut Timeline) -> Result<Channel, Failure> {
+    boot::leave_the_initramfs()?;
+    let events = uevents::Uevents::open()?;
+    modules::load_all()?;
+    boot::empty_the_initramfs();
+    timeline.step("modules");
+    let mut channel = Channel::open(&events)?;
+    channel.send(&ToHost::Ready {
+        tether: env!("CARGO_PKG_VERSION").into(),
+        timeline: timeline.take("channel"),
+    })?;
+    Ok(channel)
+}
+
+/// Runs the one container that this machine is for.
+fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> {
+    let Start { machine, time, stdin } = receive_start(channel)?;
+    timeline.step("spec");
+    timeline::set_clock(time)?;
+    boot::bring_loopback_up()?;
+    let disks = disks::find(&machine.disks)?;
+    timeline.step("disks");
+    let root = root::Root::assemble(&disks)?;
+    timeline.step("root");
+    let cgroup = cgroup::Cgroup::create()?;
+    let process = process::start(&machine, stdin, &cgroup)?;
+    relay::run(channel, process, &cgroup, timeline)?;
+    cgroup.remove();
+    root.disassemble()?;
+    channel.say_last(&ToHost::Stopped { timeline: timeline.take("unmounted") });
+    Ok(())
+}
+
+fn receive_start(channel: &mut Channel) -> Result<Start, Failure> {
+    match channel.wait_for_message()? {
+        ToGuest::Start(start) if start.machine.version == SPEC_VERSION => Ok(*start),
+        ToGuest::Start(start) => Err(Failure::new(
+            Stage::Spec,
+            format!(
+                "machine spec version {}: this tether knows version {SPEC_VERSION}",
+                start.machine.version
+            ),
+        )),
+        other => Err(Failure::new(Stage::Spec, format!("expected a start message, got {other:?}"))),
+    }
+}

@@ -1,0 +1,44 @@
+//! The end of the machine.
+
+use nix::sys::reboot::{RebootMode, reboot};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether this is a forked child, which is PID 1 of nothing but its own namespace.
+static IN_CHILD: AtomicBool = AtomicBool::new(false);
+
+/// Says something on the console, which is there before the channel is and after it is gone. The host
+/// reads it and shows it when the machine stops without a report.
+pub fn say(what: &str) {
+    eprintln!("tether: {what}");
+    // A UART is slow, and power-off waits for nobody.
+    let _drained = nix::sys::termios::tcdrain(std::io::stderr());
+}
+
+/// Syncs and powers off.
+pub fn off() -> ! {
+    nix::unistd::sync();
+    let Err(errno) = reboot(RebootMode::RB_POWER_OFF);
+    // Only a machine that cannot power off comes here; the host sees a restart as the end, too.
+    say(&format!("cannot power off: {}", errno.desc()));
+    let _restarting = reboot(RebootMode::RB_AUTOBOOT);
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+/// A panic is a bug, but no reason for the kernel to panic with us: say it and power off. In a child
+/// it ends just the child.
+pub fn off_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        say(&format!("bug: {panic}"));
+        if IN_CHILD.load(Ordering::Relaxed) {
+            std::process::exit(127);
+        }
+        off();
+    }));
+}
+
+/// To be called first thing after a fork, in the child.
+pub fn this_is_a_child() {
+    IN_CHILD.store(true, Ordering::Relaxed);
+}

@@ -1,0 +1,208 @@
+//! Starting the container's process.
+
+use crate::cgroup::Cgroup;
+use crate::failure::{Context, Failure};
+use crate::{power, sandbox, stdio};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
+    socketpair,
+};
+use nix::unistd::{ForkResult, Pid, chroot, fork};
+use protocol::oci::NamespaceKind;
+use protocol::{ExitStatus, MachineSpec, Stage};
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// The container's process, and what tether holds of it.
+pub struct Process {
+    /// Its PID in tether's namespace.
+    pub pid: Pid,
+    /// Tether's ends of its stdio.
+    pub stdio: stdio::Ours,
+    /// Whether it has a terminal (which then comes with the first report).
+    pub terminal: bool,
+    /// Where it reports what happens up to the exec.
+    pub reports: Reports,
+    /// Readable when a child has died.
+    pub deaths: SignalFd,
+}
+
+/// Forks the process. Whether the exec succeeds comes out later, by [`Process::reports`].
+pub fn start(machine: &MachineSpec, stdin: bool, cgroup: &Cgroup) -> Result<Process, Failure> {
+    let config = &machine.config;
+    sandbox::check(config)?;
+    let deaths = watch_for_deaths()?;
+    if sandbox::wants(config, NamespaceKind::Pid) {
+        unshare(CloneFlags::CLONE_NEWPID).at(Stage::Config, || "making a PID namespace")?;
+        if machine.init {
+            start_init(cgroup)?;
+        }
+    }
+    let (ours, theirs) = stdio::pipes(stdin)?;
+    let (reports, reporter) = reports()?;
+    // SAFETY: tether has one thread, so the child may do whatever the parent may.
+    match unsafe { fork() }.at(Stage::Config, || "forking the container's process")? {
+        ForkResult::Child => {
+            power::this_is_a_child();
+            drop((ours, reports));
+            if let Err(Failure(failure)) = sandbox::enter(machine, cgroup, theirs, &reporter) {
+                reporter.failed(&failure);
+            }
+            std::process::exit(1)
+        }
+        ForkResult::Parent { child } => {
+            Ok(Process { pid: child, stdio: ours, terminal: config.process.terminal, reports, deaths })
+        }
+    }
+}
+
+fn watch_for_deaths() -> Result<SignalFd, Failure> {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None).at(Stage::Config, || "blocking SIGCHLD")?;
+    SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .at(Stage::Config, || "watching for children's deaths")
+}
+
+/// PID 1 of the container's PID namespace, when it is not the process itself: it holds nothing, does
+/// nothing, and since it ignores SIGCHLD the kernel reaps orphans at once.
+fn start_init(cgroup: &Cgroup) -> Result<(), Failure> {
+    // SAFETY: as in `start`.
+    match unsafe { fork() }.at(Stage::Config, || "forking the container's init")? {
+        ForkResult::Parent { .. } => Ok(()),
+        ForkResult::Child => {
+            power::this_is_a_child();
+            if become_init(cgroup).is_ok() {
+                loop {
+                    nix::unistd::pause();
+                }
+            }
+            std::process::exit(1)
+        }
+    }
+}
+
+fn become_init(cgroup: &Cgroup) -> Result<(), Failure> {
+    cgroup.enter()?;
+    // SAFETY: ignoring a signal installs no handler.
+    unsafe { nix::sys::signal::signal(Signal::SIGCHLD, nix::sys::signal::SigHandler::SigIgn) }
+        .at(Stage::Config, || "ignoring SIGCHLD")?;
+    // It shows in the container's /proc/1: nothing of tether's shall be reachable from there.
+    chroot("/empty").and_then(|()| nix::unistd::chdir("/")).at(Stage::Config, || "leaving tether's root")?;
+    sandbox::close_all_from(0)
+}
+
+/// Tether's end of the line on which the child reports until its exec.
+pub struct Reports(OwnedFd);
+
+/// The child's end. It is closed by the exec.
+pub struct Reporter(OwnedFd);
+
+/// What a child reports.
+pub enum Report {
+    /// Nothing yet.
+    None,
+    /// The terminal's master end.
+    Terminal(OwnedFd),
+    /// It could not come to the exec, or not through it.
+    Failed(Failure),
+    /// The exec has succeeded.
+    Executed,
+}
+
+fn reports() -> Result<(Reports, Reporter), Failure> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
+        .at(Stage::Config, || "making a socket pair")?;
+    Ok((Reports(ours), Reporter(theirs)))
+}
+
+impl Reporter {
+    /// Hands over the terminal's master end.
+    pub fn terminal(&self, master: RawFd) -> Result<(), Failure> {
+        let fds = [master];
+        let rights = [ControlMessage::ScmRights(&fds)];
+        sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(b"terminal")], &rights, MsgFlags::empty(), None)
+            .map(drop)
+            .at(Stage::Config, || "handing the terminal over")
+    }
+
+    fn failed(&self, failure: &protocol::Failure) {
+        let json = serde_json::to_vec(failure).unwrap_or_default();
+        let _best_effort = nix::unistd::write(&self.0, &json);
+    }
+}
+
+impl Reports {
+    /// To be polled.
+    pub fn fd(&self) -> &OwnedFd {
+        &self.0
+    }
+
+    /// The next report, without waiting.
+    pub fn next(&self) -> Result<Report, Failure> {
+        let mut bytes = [0; 16 << 10];
+        let mut space = nix::cmsg_space!(RawFd);
+        let mut slices = [IoSliceMut::new(&mut bytes)];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = match recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut space), flags) {
+            Err(Errno::EAGAIN) => return Ok(Report::None),
+            message => message.at(Stage::Config, || "reading the child's report")?,
+        };
+        let length = message.bytes;
+        let rights =
+            message.cmsgs().at(Stage::Config, || "reading the child's report")?.find_map(|control| {
+                let ControlMessageOwned::ScmRights(fds) = control else { return None };
+                fds.first().copied()
+            });
+        if let Some(fd) = rights {
+            // SAFETY: the kernel has just made this descriptor for us; nothing else knows of it.
+            return Ok(Report::Terminal(unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+        if length == 0 {
+            return Ok(Report::Executed);
+        }
+        let failure = serde_json::from_slice(bytes.get(..length).unwrap_or_default());
+        Ok(Report::Failed(failure.map_or_else(
+            |error| Failure::new(Stage::Config, format!("unreadable report of the child: {error}")),
+            Failure,
+        )))
+    }
+}
+
+/// The signals that a process is born with: none blocked, none ignored. (Rust's runtime ignores SIGPIPE, which
+/// would be inherited through the exec.)
+pub fn reset_signals() -> nix::Result<()> {
+    // SAFETY: restoring a default action installs no handler.
+    unsafe { nix::sys::signal::signal(Signal::SIGPIPE, nix::sys::signal::SigHandler::SigDfl) }?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+/// Reaps one dead child: its PID and how it ended. None if no child is dead.
+///
+/// (nix's own `waitpid` loses the status of a child that a realtime signal has killed.)
+pub fn reap() -> nix::Result<Option<(Pid, ExitStatus)>> {
+    let mut status = 0;
+    // SAFETY: waitpid(2) writes one int to `status`, which outlives the call.
+    let pid = match Errno::result(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) }) {
+        Ok(0) | Err(Errno::ECHILD) => return Ok(None),
+        pid => Pid::from_raw(pid?),
+    };
+    let ended = if libc::WIFSIGNALED(status) {
+        ExitStatus::Signal { signal: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) }
+    } else {
+        ExitStatus::Code(u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(u8::MAX))
+    };
+    Ok(Some((pid, ended)))
+}
+
+/// Sends a signal, by number: realtime signals have no name.
+pub fn signal(pid: Pid, number: i32) -> nix::Result<()> {
+    // SAFETY: kill(2) takes two integers.
+    Errno::result(unsafe { libc::kill(pid.as_raw(), number) }).map(drop)
+}

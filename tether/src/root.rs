@@ -1,0 +1,81 @@
+//! The root filesystem: layer disks below, the scratch disk on top, overlayfs over both.
+
+use crate::disks::{Disk, Disks};
+use crate::failure::{Context, Failure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, fchmodat, stat};
+use nix::unistd::{Gid, Uid, chown};
+use protocol::Stage;
+use std::fs;
+
+/// Where the root filesystem is, in tether's own root.
+pub const PATH: &str = "/root";
+
+/// Mounted filesystems, in the order in which they were mounted.
+pub struct Root(Vec<String>);
+
+impl Root {
+    /// Mounts the disks and stacks them at [`PATH`].
+    pub fn assemble(disks: &Disks) -> Result<Self, Failure> {
+        let mut mounted = vec![];
+        for (number, layer) in disks.layers.iter().enumerate() {
+            let target = format!("/layers/{number}");
+            fs::create_dir(&target).at(Stage::Root, || format!("making {target}"))?;
+            mount_disk(layer, &target, MsFlags::MS_RDONLY, None)?;
+            mounted.push(target);
+        }
+        // No thread shall fill in the inode tables of a disk that is thrown away soon.
+        mount_disk(&disks.scratch, "/scratch", MsFlags::empty(), Some("noinit_itable"))?;
+        mounted.push("/scratch".into());
+        prepare_scratch(mounted.len() - 2)?;
+        mount_overlay(disks.layers.len())?;
+        mounted.push(PATH.into());
+        Ok(Self(mounted))
+    }
+
+    /// Unmounts everything, last mounted first.
+    pub fn disassemble(self) -> Result<(), Failure> {
+        self.0.iter().rev().try_for_each(|target| {
+            umount2(target.as_str(), MntFlags::UMOUNT_NOFOLLOW)
+                .at(Stage::Run, || format!("unmounting {target}"))
+        })
+    }
+}
+
+fn mount_disk(disk: &Disk, target: &str, flags: MsFlags, data: Option<&str>) -> Result<(), Failure> {
+    let Disk { device, filesystem } = disk;
+    mount(Some(device), target, Some(*filesystem), flags, data)
+        .at(Stage::Root, || format!("mounting {} ({filesystem}) on {target}", device.display()))
+}
+
+/// The overlay's root folder shows the upper folder's owner and mode: take them from the top layer.
+fn prepare_scratch(top_layer: usize) -> Result<(), Failure> {
+    for folder in ["/scratch/upper", "/scratch/work"] {
+        fs::create_dir(folder).at(Stage::Root, || format!("making {folder}"))?;
+    }
+    let top = format!("/layers/{top_layer}");
+    let status = stat(top.as_str()).at(Stage::Root, || format!("reading {top}"))?;
+    let (owner, group) = (Uid::from_raw(status.st_uid), Gid::from_raw(status.st_gid));
+    chown("/scratch/upper", Some(owner), Some(group))
+        .at(Stage::Root, || "setting the root folder's owner")?;
+    fchmodat(
+        nix::fcntl::AT_FDCWD,
+        "/scratch/upper",
+        Mode::from_bits_truncate(status.st_mode),
+        nix::sys::stat::FchmodatFlags::FollowSymlink,
+    )
+    .at(Stage::Root, || "setting the root folder's mode")
+}
+
+/// mount(2) cuts options at one page without a word, so the paths are short: relative to `/layers`.
+fn mount_overlay(layers: usize) -> Result<(), Failure> {
+    let lower: Vec<String> = (0..layers).rev().map(|number| number.to_string()).collect();
+    let options = format!("lowerdir={},upperdir=/scratch/upper,workdir=/scratch/work", lower.join(":"));
+    if options.len() >= 4096 {
+        return Err(Failure::new(Stage::Root, format!("{layers} layers are more than overlayfs takes")));
+    }
+    nix::unistd::chdir("/layers").at(Stage::Root, || "entering /layers")?;
+    mount(Some("overlay"), PATH, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+        .at(Stage::Root, || format!("stacking {layers} layers"))?;
+    nix::unistd::chdir("/").at(Stage::Root, || "entering /")
+}

@@ -1,0 +1,251 @@
+//! From a fork of tether to the container's process: what the OCI config asks for, step by step, and the
+//! exec. All of it runs in the child.
+
+use crate::cgroup::Cgroup;
+use crate::failure::{Context, Failure};
+use crate::process::{Reporter, reset_signals};
+use crate::user::User;
+use crate::{boot, capabilities, mounts, root, stdio, user};
+use nix::errno::Errno;
+use nix::libc;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{AccessFlags, Uid, access, chdir, execve, pivot_root, sethostname, setsid};
+use protocol::oci::{NamespaceKind, Process, Spec};
+use protocol::{MachineSpec, Stage, Stage::Config};
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::AsRawFd;
+
+/// Whether the config asks for a new namespace of this kind.
+pub fn wants(config: &Spec, kind: NamespaceKind) -> bool {
+    config.linux.namespaces.iter().any(|namespace| namespace.kind == kind)
+}
+
+/// Refuses what the types can say but a containerVM cannot be.
+pub fn check(config: &Spec) -> Result<(), Failure> {
+    let refuse = |message: String| Err(Failure::new(Config, message));
+    let Spec { oci_version: version, root, process, .. } = config;
+    if !version.starts_with("1.") {
+        return refuse(format!("ociVersion {version:?} is not supported: 1.x is"));
+    }
+    if root.path != "rootfs" {
+        return refuse(format!(
+            "root.path {:?} is not supported: the root is made of disks, say \"rootfs\"",
+            root.path
+        ));
+    }
+    if !wants(config, NamespaceKind::Mount) {
+        return refuse("linux.namespaces lacks \"mount\": a container has a root of its own".into());
+    }
+    if config.hostname.is_some() && !wants(config, NamespaceKind::Uts) {
+        return refuse("hostname needs \"uts\" in linux.namespaces".into());
+    }
+    if process.args.is_empty() {
+        return refuse("process.args is empty: there is no command to run".into());
+    }
+    if !process.cwd.starts_with('/') {
+        return refuse(format!("process.cwd {:?} is not an absolute path", process.cwd));
+    }
+    Ok(())
+}
+
+/// Becomes the container's process. Returns only when that failed.
+pub fn enter(
+    machine: &MachineSpec,
+    cgroup: &Cgroup,
+    stdio: stdio::Theirs,
+    reporter: &Reporter,
+) -> Result<(), Failure> {
+    let MachineSpec { config, user, .. } = machine;
+    let process = &config.process;
+    setsid().at(Config, || "starting a session")?;
+    reset_signals().at(Config, || "resetting signals")?;
+    cgroup.enter()?;
+    new_namespaces(config)?;
+    kernel_settings(config)?;
+    change_root()?;
+    umask(Mode::empty());
+    for (index, mount) in config.mounts.iter().enumerate() {
+        mounts::make(index, mount)?;
+    }
+    mounts::default_devices()?;
+    let user = user::resolve(user.as_deref(), &process.user)?;
+    let uid = Uid::from_raw(user.uid);
+    if process.terminal {
+        let master = stdio::install_terminal(process.console_size, uid)?;
+        reporter.terminal(master.as_raw_fd())?;
+    } else {
+        stdio.install(uid)?;
+    }
+    // The folders of `cwd` that are missing are root's, as runc makes them.
+    umask(Mode::from_bits_truncate(0o022));
+    fs::create_dir_all(&process.cwd).at(Config, || format!("making process.cwd {}", process.cwd))?;
+    restrict_paths(config)?;
+    set_rlimits(process)?;
+    umask(Mode::from_bits_truncate(process.user.umask.unwrap_or(0o022)));
+    capabilities::become_user(&user, &process.capabilities.clone().unwrap_or_default())?;
+    chdir(process.cwd.as_str()).at(Config, || format!("entering process.cwd {}", process.cwd))?;
+    if process.no_new_privileges {
+        nix::sys::prctl::set_no_new_privs().at(Config, || "setting process.noNewPrivileges")?;
+    }
+    close_all_from(3)?;
+    exec(process, &user)
+}
+
+fn new_namespaces(config: &Spec) -> Result<(), Failure> {
+    let flags = config.linux.namespaces.iter().map(|namespace| match namespace.kind {
+        NamespaceKind::Pid => CloneFlags::empty(), // before the fork, see `process`
+        NamespaceKind::Mount => CloneFlags::CLONE_NEWNS,
+        NamespaceKind::Ipc => CloneFlags::CLONE_NEWIPC,
+        NamespaceKind::Uts => CloneFlags::CLONE_NEWUTS,
+        NamespaceKind::Cgroup => CloneFlags::CLONE_NEWCGROUP,
+        NamespaceKind::Network => CloneFlags::CLONE_NEWNET,
+    });
+    let flags = flags.fold(CloneFlags::empty(), CloneFlags::union);
+    unshare(flags).at(Config, || format!("making linux.namespaces ({flags:?})"))?;
+    if flags.contains(CloneFlags::CLONE_NEWNET) {
+        boot::bring_loopback_up()?;
+    }
+    Ok(())
+}
+
+/// What is set through tether's own `/proc`: the container may have none.
+fn kernel_settings(config: &Spec) -> Result<(), Failure> {
+    if let Some(name) = &config.hostname {
+        sethostname(name).at(Config, || format!("setting hostname {name:?}"))?;
+    }
+    if let Some(name) = &config.domainname {
+        fs::write("/proc/sys/kernel/domainname", name)
+            .at(Config, || format!("setting domainname {name:?}"))?;
+    }
+    if let Some(score) = config.process.oom_score_adj {
+        fs::write("/proc/self/oom_score_adj", score.to_string())
+            .at(Config, || format!("setting process.oomScoreAdj {score}"))?;
+    }
+    config.linux.sysctl.iter().try_for_each(|(name, value)| {
+        if name.contains("..") || name.starts_with(['/', '.']) {
+            return Err(Failure::new(
+                Config,
+                format!("linux.sysctl: {name:?} is not the name of a kernel parameter"),
+            ));
+        }
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        fs::write(path, value).at(Config, || format!("setting linux.sysctl {name} to {value:?}"))
+    })
+}
+
+/// Makes the overlay the root, with nothing of tether's left to reach. Mount points made from here on stay in
+/// this namespace.
+fn change_root() -> Result<(), Failure> {
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .at(Config, || "making all mounts private")?;
+    chdir(root::PATH).at(Config, || "entering the new root")?;
+    pivot_root(".", ".").at(Config, || "changing to the new root")?;
+    // Both roots are at "." now; the old one is on top (pivot_root(2), "pivot_root(".", ".")").
+    umount2(".", MntFlags::MNT_DETACH).at(Config, || "leaving the old root")?;
+    chdir("/").at(Config, || "entering /")
+}
+
+fn restrict_paths(config: &Spec) -> Result<(), Failure> {
+    config.linux.readonly_paths.iter().try_for_each(|path| mounts::make_read_only(path))?;
+    config.linux.masked_paths.iter().try_for_each(|path| mounts::mask(path))?;
+    if config.root.readonly {
+        mounts::remount_read_only("/").at(Config, || "making the root read-only (root.readonly)")?;
+    }
+    Ok(())
+}
+
+fn set_rlimits(process: &Process) -> Result<(), Failure> {
+    use Resource as R;
+    let known = [
+        ("RLIMIT_AS", R::RLIMIT_AS),
+        ("RLIMIT_CORE", R::RLIMIT_CORE),
+        ("RLIMIT_CPU", R::RLIMIT_CPU),
+        ("RLIMIT_DATA", R::RLIMIT_DATA),
+        ("RLIMIT_FSIZE", R::RLIMIT_FSIZE),
+        ("RLIMIT_LOCKS", R::RLIMIT_LOCKS),
+        ("RLIMIT_MEMLOCK", R::RLIMIT_MEMLOCK),
+        ("RLIMIT_MSGQUEUE", R::RLIMIT_MSGQUEUE),
+        ("RLIMIT_NICE", R::RLIMIT_NICE),
+        ("RLIMIT_NOFILE", R::RLIMIT_NOFILE),
+        ("RLIMIT_NPROC", R::RLIMIT_NPROC),
+        ("RLIMIT_RSS", R::RLIMIT_RSS),
+        ("RLIMIT_RTPRIO", R::RLIMIT_RTPRIO),
+        ("RLIMIT_RTTIME", R::RLIMIT_RTTIME),
+        ("RLIMIT_SIGPENDING", R::RLIMIT_SIGPENDING),
+        ("RLIMIT_STACK", R::RLIMIT_STACK),
+    ];
+    process.rlimits.iter().try_for_each(|limit| {
+        let kind = &limit.kind;
+        let Some((_, resource)) = known.iter().find(|(name, _)| name == kind) else {
+            return Err(Failure::new(Config, format!("process.rlimits: there is no limit named {kind:?}")));
+        };
+        setrlimit(*resource, limit.soft, limit.hard)
+            .at(Config, || format!("setting process.rlimits {kind} to {} and {}", limit.soft, limit.hard))
+    })
+}
+
+/// Marks every descriptor from `first` on to be closed by the exec; with 0, closes them all.
+pub fn close_all_from(first: u32) -> Result<(), Failure> {
+    let flags = if first == 0 { 0 } else { libc::CLOSE_RANGE_CLOEXEC };
+    // SAFETY: close_range(2) takes integers; whoever owned these descriptors does not run after this.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) };
+    Errno::result(result).map(drop).at(Config, || "closing file descriptors")
+}
+
+fn exec(process: &Process, user: &User) -> Result<(), Failure> {
+    let mut env = process.env.clone();
+    if !env.iter().any(|entry| entry.starts_with("HOME=")) {
+        env.push(format!("HOME={}", user.home.as_deref().filter(|home| !home.is_empty()).unwrap_or("/")));
+    }
+    let path = find_executable(process)?;
+    let c_path = c_strings("process.args", [&path])?;
+    let args = c_strings("process.args", &process.args)?;
+    let env = c_strings("process.env", &env)?;
+    match c_path.first().map(|path| execve(path, &args, &env)) {
+        Some(Err(errno)) => Err(Failure::system(Stage::Exec, path, errno)),
+        _ => Ok(()),
+    }
+}
+
+fn c_strings<'a>(
+    field: &str,
+    strings: impl IntoIterator<Item = &'a String>,
+) -> Result<Vec<CString>, Failure> {
+    let convert = |string: &String| {
+        CString::new(string.as_str())
+            .map_err(|_| Failure::new(Config, format!("{field}: {string:?} holds a NUL byte")))
+    };
+    strings.into_iter().map(convert).collect()
+}
+
+/// The command as a path: itself if it has a slash, else the first executable of that name in the PATH of
+/// the process, as execvp(3) looks for it.
+fn find_executable(process: &Process) -> Result<String, Failure> {
+    let command = process.args.first().cloned().unwrap_or_default();
+    if command.contains('/') {
+        return Ok(command);
+    }
+    let path = process.env.iter().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or_default();
+    let mut denied = None;
+    for folder in path.split(':') {
+        let candidate = format!("{}/{command}", if folder.is_empty() { "." } else { folder });
+        if fs::metadata(&candidate).is_ok_and(|file| file.is_file()) && !command.is_empty() {
+            if access(candidate.as_str(), AccessFlags::X_OK).is_ok() {
+                return Ok(candidate);
+            }
+            denied = denied.or(Some(candidate));
+        }
+    }
+    match denied {
+        Some(candidate) => Err(Failure::system(Stage::Exec, candidate, Errno::EACCES)),
+        None => {
+            let message = format!("{command:?}: executable file not found in PATH ({path})");
+            let errno = Some(Errno::ENOENT as i32);
+            Err(Failure(protocol::Failure { stage: Stage::Exec, errno, message }))
+        }
+    }
+}
