@@ -82,10 +82,11 @@ fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> 
     let root = root::Root::assemble(&disks)?;
     timeline.step("root");
     let cgroup = cgroup::Cgroup::create()?;
-    let process = process::start(&machine, stdin, &cgroup)?;
-    relay::run(channel, process, &cgroup, timeline)?;
-    cgroup.remove();
-    root.disassemble()?;
+    let outcome = process::start(&machine, stdin, &cgroup)
+        .and_then(|process| relay::run(channel, process, &cgroup, timeline));
+    // However it went: a disk is unmounted only when the last process that sees it is gone.
+    let cleaned = process::end_all(cgroup).and_then(|()| root.disassemble());
+    outcome.and(cleaned)?;
     channel.say_last(&ToHost::Stopped { timeline: timeline.take("unmounted") });
     Ok(())
 }

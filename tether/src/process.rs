@@ -201,6 +201,15 @@ pub fn reap() -> nix::Result<Option<(Pid, ExitStatus)>> {
     Ok(Some((pid, ended)))
 }
 
+/// Kills whatever is left in the cgroup, and waits until it is gone.
+pub fn end_all(cgroup: Cgroup) -> Result<(), Failure> {
+    cgroup.kill()?;
+    // SAFETY: waitpid(2) with no place for the status writes nothing.
+    while unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } > 0 || Errno::last() == Errno::EINTR {}
+    cgroup.remove();
+    Ok(())
+}
+
 /// Sends a signal, by number: realtime signals have no name.
 pub fn signal(pid: Pid, number: i32) -> nix::Result<()> {
     // SAFETY: kill(2) takes two integers.
