@@ -20,7 +20,7 @@ pub enum ToGuest {
     },
     /// The answer to each of [`ToHost::Exited`] (given when every byte of output has been delivered, too),
     /// [`ToHost::Failed`] and [`ToHost::Stopped`]: the guest waits for it before it goes on to power-off.
-    ExitAcknowledged,
+    Acknowledged,
 }
 
 /// The container to run, and what the guest cannot know by itself.

@@ -1,1 +1,1 @@
-//! To be written.
+//! Tests that boot containerVMs; see the folder `vm`.

@@ -107,7 +107,7 @@ impl Channel {
                 return;
             }
             while let Some(event) = self.link.event() {
-                if event == Event::Message(ToGuest::ExitAcknowledged) {
+                if event == Event::Message(ToGuest::Acknowledged) {
                     return;
                 }
             }

@@ -129,11 +129,11 @@ impl Relay<'_> {
                 Ok(())
             }
             ToGuest::Signal(_) | ToGuest::Resize { .. } => Ok(()),
-            ToGuest::ExitAcknowledged if self.phase == Phase::Reported => {
+            ToGuest::Acknowledged if self.phase == Phase::Reported => {
                 self.phase = Phase::Acknowledged;
                 Ok(())
             }
-            ToGuest::ExitAcknowledged | ToGuest::Start(_) => Err(Failure::new(
+            ToGuest::Acknowledged | ToGuest::Start(_) => Err(Failure::new(
                 Stage::Run,
                 format!("the host's message came at the wrong time: {message:?}"),
             )),

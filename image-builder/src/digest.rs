@@ -1,0 +1,128 @@
+//! SHA-256 digests: content addresses as the OCI image-spec writes them, and a reader that computes one.
+//!
+//! Promise: a [`Digest`] that exists is well formed, so its hex form is safe to use as a file name.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::str::FromStr;
+
+use anyhow::{Context, bail};
+use sha2::{Digest as _, Sha256};
+
+/// A SHA-256 digest (image-spec, descriptor.md, "Digests"). Shown and parsed as `sha256:` and 64 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// The 64 hex digits, without the algorithm's name.
+    pub fn hex(&self) -> String {
+        hex::encode(self.0)
+    }
+
+    /// The first 16 bytes: a layer disk's filesystem UUID, when this is a diffID.
+    pub fn uuid(&self) -> [u8; 16] {
+        let mut uuid = [0; 16];
+        uuid.copy_from_slice(&self.0[..16]);
+        uuid
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = anyhow::Error;
+
+    /// Refuses other algorithms by name, and anything that is not 64 lower-case hex digits.
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let Some((algorithm, digits)) = text.split_once(':') else {
+            bail!("{text:?} is not a digest (sha256:...)");
+        };
+        if algorithm != "sha256" {
+            bail!("digest {text:?}: algorithm {algorithm:?} is not supported, only sha256");
+        }
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(digits, &mut bytes).with_context(|| format!("digest {text:?} is malformed"))?;
+        if digits.bytes().any(|b| b.is_ascii_uppercase()) {
+            bail!("digest {text:?} is malformed: upper-case digits");
+        }
+        Ok(Self(bytes))
+    }
+}
+
+/// Passes reads through to `R` and keeps the digest and the count of what went by.
+pub struct HashingReader<R> {
+    inner: R,
+    hash: Sha256,
+    count: u64,
+}
+
+impl<R: Read> HashingReader<R> {
+    /// A reader over `inner` that has seen nothing yet.
+    pub fn new(inner: R) -> Self {
+        Self { inner, hash: Sha256::new(), count: 0 }
+    }
+
+    /// Bytes read so far.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Reads what is left, then gives the digest of all bytes and their count.
+    ///
+    /// # Errors
+    /// Those of the inner reader.
+    pub fn finish(mut self) -> io::Result<(Digest, u64)> {
+        let mut scrap = vec![0; 64 << 10];
+        while self.read(&mut scrap)? > 0 {}
+        Ok((Digest(self.hash.finalize().into()), self.count))
+    }
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.hash.update(&buf[..n]);
+        self.count += n as u64;
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn text_form_is_the_specs() {
+        assert_eq!(Digest::of(b"").to_string(), EMPTY);
+        assert_eq!(EMPTY.parse::<Digest>().unwrap(), Digest::of(b""));
+        for bad in ["", "e3b0", "sha256:", "sha256:../x", "sha512:00", &EMPTY.to_uppercase(), &EMPTY[..70]] {
+            assert!(bad.parse::<Digest>().is_err(), "{bad:?} must be refused");
+        }
+        let upper = EMPTY.replace("e3b0", "E3B0");
+        assert!(upper.parse::<Digest>().is_err());
+    }
+
+    #[test]
+    fn reader_hashes_the_unread_rest_too() {
+        let mut reader = HashingReader::new(&b"hello world"[..]);
+        reader.read_exact(&mut [0; 5]).unwrap();
+        assert_eq!(reader.finish().unwrap(), (Digest::of(b"hello world"), 11));
+    }
+}

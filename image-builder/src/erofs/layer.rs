@@ -1,0 +1,162 @@
+//! From the entries of a layer's archive to the tree: whiteouts, hard links, repeated entries.
+//!
+//! OCI's marks (image-spec, layer.md) become what overlayfs reads (Linux, `Documentation/filesystems/overlayfs.rst`):
+//!
+//! | in the archive | on the disk |
+//! |---|---|
+//! | `.wh.NAME` | character device 0:0 called NAME, and an empty `trusted.overlay.origin` on its directory, without which overlayfs lists the whiteouts of a directory that only one layer has |
+//! | `.wh.NAME` beside NAME | NAME alone; a directory is made opaque |
+//! | `.wh..wh..opq` | `trusted.overlay.opaque=y` on its directory |
+//! | other `.wh..wh.` names | nothing: they are aufs's own |
+//! | `trusted.overlay.*` xattrs | nothing: they would speak to our overlayfs, not to the container |
+
+use std::io::{Read, Seek, Write};
+
+use anyhow::{Context, Result, bail};
+
+use super::output::Output;
+use super::path::{check_symlink, components, split_last};
+use super::tree::{Attributes, Body, Dir, Tree};
+use super::xattr;
+use crate::tarball::{Entry, Kind, Reader, quoted};
+
+const WHITEOUT: &[u8] = b".wh.";
+const AUFS: &[u8] = b".wh..wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// Reads all entries: file data go to `output`, the rest becomes the tree.
+///
+/// # Errors
+/// Of the archive and of `output`; entries that cannot be, each named.
+pub fn read<R: Read, W: Write + Seek>(archive: &mut Reader<R>, output: &mut Output<W>) -> Result<Tree> {
+    let mut layer = Layer::default();
+    while let Some(entry) = archive.next_entry()? {
+        let shown = || format!("tar entry {}", quoted(&entry.path));
+        layer.add(&entry, archive, output).with_context(shown)?;
+    }
+    layer.resolve_links()?;
+    Ok(layer.tree)
+}
+
+#[derive(Default)]
+struct Layer {
+    tree: Tree,
+    /// Hard links met before their targets: (name, target).
+    early_links: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Layer {
+    fn add<R: Read, W: Write + Seek>(
+        &mut self,
+        entry: &Entry,
+        archive: &mut Reader<R>,
+        output: &mut Output<W>,
+    ) -> Result<()> {
+        let names = components(&entry.path)?;
+        if let Some((name, parents)) = names.split_last() {
+            if *name == OPAQUE {
+                return self.tree.make_opaque(parents);
+            }
+            if names.iter().any(|n| n.starts_with(AUFS)) {
+                return Ok(());
+            }
+            if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+                return self.white_out(parents, hidden);
+            }
+        }
+        let body = match &entry.kind {
+            Kind::HardLink { target } => return self.hard_link(&names, entry, target),
+            Kind::CharDevice { major: 0, minor: 0 } => {
+                let (name, parents) = split_last(&names)?;
+                return self.white_out(parents, name);
+            }
+            kind => body(kind, archive, output)?,
+        };
+        // Linux gives every symbolic link 0777 and lets nobody change it.
+        let mode = if matches!(body, Body::Symlink(_)) { 0o777 } else { entry.mode };
+        let attributes = Attributes { mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime };
+        self.tree.insert(&names, attributes, xattr::encode_all(&entry.xattrs)?, body)
+    }
+
+    fn white_out(&mut self, parents: &[&[u8]], name: &[u8]) -> Result<()> {
+        if matches!(name, b"" | b"." | b"..") {
+            bail!("a whiteout without a name");
+        }
+        self.tree.white_out(parents, name)
+    }
+
+    fn hard_link(&mut self, names: &[&[u8]], entry: &Entry, target: &[u8]) -> Result<()> {
+        let target_names = components(target).context("the hard link's target")?;
+        if target_names.as_slice() == names {
+            bail!("a hard link to itself");
+        }
+        if self.link(names, &target_names)? {
+            return Ok(());
+        }
+        self.tree.unlink(names);
+        self.early_links.push((entry.path.clone(), target.to_vec()));
+        Ok(())
+    }
+
+    /// False: the target is not there (yet).
+    fn link(&mut self, names: &[&[u8]], target: &[&[u8]]) -> Result<bool> {
+        let Some(id) = self.tree.find(target) else { return Ok(false) };
+        match self.tree.get(id).body {
+            Body::Dir(_) => bail!("a hard link to a directory"),
+            Body::Whiteout => Ok(false),
+            _ => self.tree.link(names, id).map(|()| true),
+        }
+    }
+
+    /// Makes the links that came before their targets. A link may wait for another: passes repeat while they help.
+    fn resolve_links(&mut self) -> Result<()> {
+        loop {
+            let waiting = std::mem::take(&mut self.early_links);
+            let before = waiting.len();
+            for (path, target) in waiting {
+                let shown = || format!("tar entry {}", quoted(&path));
+                let (names, target_names) = (components(&path)?, components(&target)?);
+                // An entry after the link has the name by now: the last one wins.
+                if self.tree.find(&names).is_none()
+                    && !self.link(&names, &target_names).with_context(shown)?
+                {
+                    self.early_links.push((path, target));
+                }
+            }
+            match self.early_links.first() {
+                None => return Ok(()),
+                Some((path, target)) if self.early_links.len() == before => bail!(
+                    "tar entry {}: a hard link to {}, which this layer does not have",
+                    quoted(path),
+                    quoted(target)
+                ),
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+/// The inode's body for all kinds but hard links; a file's data go to the disk.
+fn body<R: Read, W: Write + Seek>(
+    kind: &Kind,
+    archive: &mut Reader<R>,
+    output: &mut Output<W>,
+) -> Result<Body> {
+    Ok(match kind {
+        Kind::File { size } => {
+            let block = output.next_block()?;
+            archive.data(output)?;
+            output.align()?;
+            Body::File { block, size: *size }
+        }
+        Kind::Symlink { target } => {
+            check_symlink(target)?;
+            Body::Symlink(target.as_slice().into())
+        }
+        Kind::Dir => Body::Dir(Dir::default()),
+        Kind::CharDevice { major, minor } => Body::CharDevice(*major, *minor),
+        Kind::BlockDevice { major, minor } => Body::BlockDevice(*major, *minor),
+        Kind::Fifo => Body::Fifo,
+        Kind::HardLink { .. } => bail!("a hard link has no inode of its own"),
+    })
+}

@@ -1,0 +1,107 @@
+//! The disk being written: sequential, buffered, in blocks; only the superblock is written last, at the start.
+
+use std::io::{Seek, SeekFrom, Write};
+
+use anyhow::{Context, Result};
+
+use super::BLOCK;
+use crate::tarball::DataSink;
+
+/// Large enough that system calls do not show, small enough to stay in the processor's cache.
+const BUFFER: usize = 256 << 10;
+
+/// Buffers writes to `W` and knows where they land.
+pub struct Output<W> {
+    out: W,
+    buffer: Vec<u8>,
+    filled: usize,
+    /// Position of the buffer's start, in bytes.
+    flushed: u64,
+}
+
+impl<W: Write + Seek> Output<W> {
+    /// A disk whose block 0 is kept free.
+    pub fn new(out: W) -> Result<Self> {
+        let mut output = Self { out, buffer: vec![0; BUFFER], filled: 0, flushed: 0 };
+        output.hole(BLOCK)?;
+        Ok(output)
+    }
+
+    /// Bytes written so far.
+    pub fn position(&self) -> u64 {
+        self.flushed + self.filled as u64
+    }
+
+    /// Number of the block that the next byte goes to.
+    ///
+    /// # Errors
+    /// Beyond what EROFS can address: 2^32 blocks, 16 TiB.
+    pub fn next_block(&self) -> Result<u32> {
+        u32::try_from(self.position().div_ceil(BLOCK))
+            .context("the layer passes 16 TiB, the most EROFS can address")
+    }
+
+    /// Appends `bytes`.
+    pub fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let room = self.buffer()?;
+            let n = room.len().min(bytes.len());
+            room[..n].copy_from_slice(&bytes[..n]);
+            self.filled(n)?;
+            bytes = &bytes[n..];
+        }
+        Ok(())
+    }
+
+    /// Zeros up to the next block.
+    pub fn align(&mut self) -> Result<()> {
+        self.hole(self.position().next_multiple_of(BLOCK) - self.position())
+    }
+
+    /// Writes `first` to the start of the disk and ends.
+    pub fn finish(mut self, first: &[u8]) -> Result<()> {
+        self.flush()?;
+        self.out.seek(SeekFrom::Start(0)).context("cannot seek in the layer disk")?;
+        self.out.write_all(first).and_then(|()| self.out.flush()).context("cannot write the layer disk")
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.out.write_all(&self.buffer[..self.filled]).context("cannot write the layer disk")?;
+        self.flushed += self.filled as u64;
+        self.filled = 0;
+        Ok(())
+    }
+}
+
+impl<W: Write + Seek> DataSink for Output<W> {
+    fn buffer(&mut self) -> Result<&mut [u8]> {
+        if self.filled == self.buffer.len() {
+            self.flush()?;
+        }
+        Ok(&mut self.buffer[self.filled..])
+    }
+
+    fn filled(&mut self, n: usize) -> Result<()> {
+        self.filled += n;
+        Ok(())
+    }
+
+    /// Long holes are left out of the file: they take no room on the host.
+    fn hole(&mut self, mut length: u64) -> Result<()> {
+        if length > BUFFER as u64 {
+            self.flush()?;
+            self.flushed = self.flushed.checked_add(length).context("the layer passes 16 TiB")?;
+            self.next_block()?;
+            self.out.seek(SeekFrom::Start(self.flushed)).context("cannot seek in the layer disk")?;
+            return Ok(());
+        }
+        while length > 0 {
+            let room = self.buffer()?;
+            let n = room.len().min(usize::try_from(length)?);
+            room[..n].fill(0);
+            self.filled(n)?;
+            length -= n as u64;
+        }
+        Ok(())
+    }
+}

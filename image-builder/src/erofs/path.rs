@@ -1,0 +1,54 @@
+//! Names in archives are not trusted: they are taken apart here, and only here.
+
+use anyhow::{Context, Result, bail};
+
+/// Linux's NAME_MAX; also what the EROFS directory format is used with.
+const NAME_MAX: usize = 255;
+/// Linux's PATH_MAX. It bounds the depth of the tree, too.
+const PATH_MAX: usize = 4096;
+
+/// The components of `path` below the root: leading and doubled slashes and `.` go, so the root itself is empty.
+///
+/// # Errors
+/// A `..`, a NUL, a name over 255 bytes, a path over 4096.
+pub fn components(path: &[u8]) -> Result<Vec<&[u8]>> {
+    if path.len() > PATH_MAX {
+        bail!("a path of {} bytes (at most {PATH_MAX})", path.len());
+    }
+    let names: Vec<_> = path.split(|&b| b == b'/').filter(|n| !n.is_empty() && *n != b".").collect();
+    names.iter().try_for_each(|name| check(name))?;
+    Ok(names)
+}
+
+fn check(name: &[u8]) -> Result<()> {
+    if name == b".." {
+        bail!("a path with \"..\" in it");
+    }
+    if name.contains(&0) {
+        bail!("a name with a NUL in it");
+    }
+    if name.len() > NAME_MAX {
+        bail!("a name of {} bytes (at most {NAME_MAX})", name.len());
+    }
+    Ok(())
+}
+
+/// Checks what a symbolic link points to: Linux can hold any bytes but NUL, at least one and less than PATH_MAX.
+///
+/// # Errors
+/// When Linux could not hold it.
+pub fn check_symlink(target: &[u8]) -> Result<()> {
+    if target.is_empty() || target.len() >= PATH_MAX || target.contains(&0) {
+        bail!("a symbolic link to {} bytes (1 to {}, no NUL)", target.len(), PATH_MAX - 1);
+    }
+    Ok(())
+}
+
+/// The last component and those before it.
+///
+/// # Errors
+/// When there is none: the root.
+pub fn split_last<'a, 'b>(names: &'a [&'b [u8]]) -> Result<(&'b [u8], &'a [&'b [u8]])> {
+    let (name, parents) = names.split_last().context("the root can only be a directory")?;
+    Ok((name, parents))
+}

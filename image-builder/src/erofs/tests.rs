@@ -1,0 +1,300 @@
+//! What the tree is after an archive, and what is refused. The disks themselves are compared in `tests/disks.rs`.
+
+use std::io::Cursor;
+
+use tar::EntryType;
+
+use super::tree::{Body, Inode, Tree};
+use super::*;
+use crate::testimage::Tar;
+
+fn tree(tar: &[u8]) -> Result<Tree> {
+    layer::read(&mut tarball::Reader::new(tar), &mut output::Output::new(Cursor::new(Vec::new()))?)
+}
+
+fn find<'a>(tree: &'a Tree, path: &str) -> Option<&'a Inode> {
+    tree.find(&path::components(path.as_bytes()).unwrap()).map(|id| tree.get(id))
+}
+
+/// (opaque, holds whiteouts)
+fn marks(tree: &Tree, path: &str) -> (bool, bool) {
+    match &find(tree, path).unwrap().body {
+        Body::Dir(dir) => (dir.opaque, dir.whiteouts),
+        other => panic!("{path} is {other:?}"),
+    }
+}
+
+fn is_whiteout(tree: &Tree, path: &str) -> bool {
+    matches!(find(tree, path).unwrap().body, Body::Whiteout)
+}
+
+fn error(tar: &[u8]) -> String {
+    let mut disk = Cursor::new(Vec::new());
+    format!("{:#}", write_layer(tar, [0; 16], &mut disk).expect_err("must be refused"))
+}
+
+#[test]
+fn whiteouts() {
+    let tree = tree(
+        &Tar::new()
+            .whiteout("gone")
+            .whiteout("etc/gone")
+            .file("a", 0o644, b"mine")
+            .whiteout("a")
+            .whiteout("b")
+            .file("b", 0o644, b"mine")
+            .dir("dir", 0o700)
+            .whiteout("dir")
+            .whiteout("dir2")
+            .dir("dir2", 0o700)
+            .whiteout("dir3")
+            .file("dir3/x", 0o644, b"")
+            .file("opaque/.wh..wh..opq", 0, b"")
+            .file("opaque/x", 0o644, b"")
+            .dir(".wh..wh.plnk", 0o700)
+            .file(".wh..wh.plnk/1.2", 0o644, b"aufs")
+            .entry("overlay", EntryType::Char, 0o644, b"", |h| {
+                h.set_device_major(0).unwrap();
+                h.set_device_minor(0).unwrap();
+            })
+            .finish(),
+    )
+    .unwrap();
+    for path in ["gone", "etc/gone", "overlay"] {
+        assert!(is_whiteout(&tree, path), "{path}");
+    }
+    assert_eq!((marks(&tree, ""), marks(&tree, "etc")), ((false, true), (false, true)));
+    for path in ["a", "b"] {
+        assert!(
+            matches!(find(&tree, path).unwrap().body, Body::File { size: 4, .. }),
+            "{path}: the file wins"
+        );
+    }
+    for path in ["dir", "dir2", "dir3", "opaque"] {
+        assert_eq!(marks(&tree, path), (true, false), "{path}: nothing shows through");
+    }
+    assert!(find(&tree, "opaque/x").is_some());
+    assert!(find(&tree, ".wh..wh.plnk").is_none());
+}
+
+#[test]
+fn the_last_of_repeated_entries_wins() {
+    let tree = tree(
+        &Tar::new()
+            .file("file", 0o644, b"first")
+            .file("./file", 0o600, b"the second")
+            .dir("dir", 0o755)
+            .file("dir/child", 0o644, b"")
+            .dir("dir/", 0o711)
+            .dir("was-dir", 0o755)
+            .file("was-dir/child", 0o644, b"")
+            .symlink("was-dir", "elsewhere")
+            .file("was-file", 0o644, b"")
+            .dir("was-file", 0o755)
+            .finish(),
+    )
+    .unwrap();
+    let file = find(&tree, "file").unwrap();
+    assert!(matches!(file.body, Body::File { size: 10, .. }));
+    assert_eq!(file.attributes.mode, 0o600);
+    assert_eq!(find(&tree, "dir").unwrap().attributes.mode, 0o711);
+    assert!(find(&tree, "dir/child").is_some(), "a directory repeated keeps its children");
+    assert_eq!(marks(&tree, "dir"), (false, false));
+    assert!(matches!(find(&tree, "was-dir").unwrap().body, Body::Symlink(_)));
+    assert!(find(&tree, "was-dir/child").is_none());
+    assert_eq!(marks(&tree, "was-file"), (true, false), "the lower directory went when the file came");
+}
+
+#[test]
+fn hard_links_also_before_their_target() {
+    let tree = tree(
+        &Tar::new()
+            .hard_link("early2", "early1")
+            .hard_link("early1", "sub/target")
+            .hard_link("replaced", "sub/target")
+            .file("replaced", 0o644, b"own")
+            .file("sub/target", 0o644, b"data")
+            .hard_link("late", "./sub/target")
+            .symlink("sym", "x")
+            .hard_link("sym2", "/sym")
+            .finish(),
+    )
+    .unwrap();
+    let id = |path: &str| tree.find(&path::components(path.as_bytes()).unwrap());
+    for path in ["early1", "early2", "late"] {
+        assert_eq!(id(path), id("sub/target"), "{path}");
+    }
+    assert_eq!(id("sym2"), id("sym"));
+    assert!(matches!(find(&tree, "replaced").unwrap().body, Body::File { size: 3, .. }));
+}
+
+#[test]
+fn implicit_parents_are_roots_and_of_1970() {
+    let tree = tree(&Tar::new().file("a/b/c", 0o644, b"").finish()).unwrap();
+    let attributes = find(&tree, "a/b").unwrap().attributes;
+    assert_eq!((attributes.mode, attributes.uid, attributes.gid), (0o755, 0, 0));
+    assert_eq!(attributes.mtime, tarball::Mtime::default());
+}
+
+/// An entry whose 100-byte name field holds `name` as it is: what crate `tar` would not write.
+fn raw(name: &[u8], kind: u8, size: &[u8], data: &[u8]) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.as_mut_bytes()[..name.len()].copy_from_slice(name);
+    header.as_mut_bytes()[124..124 + size.len()].copy_from_slice(size);
+    header.as_mut_bytes()[156] = kind;
+    header.set_cksum();
+    let mut bytes = [header.as_bytes(), data].concat();
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes
+}
+
+#[test]
+fn hostile_and_broken_archives_are_refused_by_name() {
+    let file = || Tar::new().file("f", 0o644, b"x");
+    let long = "n".repeat(256);
+    let deep = "d/".repeat(2100);
+    let big = vec![b'v'; 65_536];
+    let half = file().file("half", 0o644, &[1; 2000]).finish();
+    let mut lone_zero = vec![0; 512];
+    lone_zero.extend(raw(b"late", b'0', b"00000000000", b""));
+    let table: Vec<(&str, Vec<u8>, &[&str])> = vec![
+        ("..", raw(b"a/../../x", b'0', b"00000000000", b""), &["a/../../x", "\"..\""]),
+        ("NUL", Tar::new().pax(&[("path", b"a\0b")]).file("x", 0, b"").finish(), &["a\\x00b", "NUL"]),
+        ("name of 256", Tar::new().file(&long, 0, b"").finish(), &["nnn", "256 bytes"]),
+        ("deep path", Tar::new().file(&format!("{deep}f"), 0, b"").finish(), &["4201 bytes"]),
+        ("file as parent", file().file("f/g", 0, b"").finish(), &["f/g", "parent \"f\" is not a directory"]),
+        (
+            "symlink as parent",
+            Tar::new().symlink("l", "/").file("l/g", 0, b"").finish(),
+            &["l/g", "parent \"l\""],
+        ),
+        ("link without target", file().hard_link("h", "no").finish(), &["\"h\"", "\"no\"", "does not have"]),
+        (
+            "link outside",
+            Tar::new().hard_link("h", "../../etc/shadow").finish(),
+            &["\"h\"", "target", "\"..\""],
+        ),
+        (
+            "link to a directory",
+            Tar::new().dir("d", 0).hard_link("h", "d").finish(),
+            &["\"h\"", "to a directory"],
+        ),
+        ("link to itself", file().hard_link("f", "f").finish(), &["\"f\"", "itself"]),
+        (
+            "link to a whiteout",
+            Tar::new().whiteout("w").hard_link("h", "w").finish(),
+            &["\"h\"", "does not have"],
+        ),
+        ("root as file", raw(b"./", b'2', b"00000000000", b""), &["symbolic link to 0 bytes"]),
+        ("root as fifo", raw(b".", b'6', b"00000000000", b""), &["root can only be a directory"]),
+        ("nameless whiteout", raw(b".wh.", b'0', b"00000000000", b""), &["whiteout without a name"]),
+        ("whiteout of ..", raw(b".wh...", b'0', b"00000000000", b""), &["whiteout without a name"]),
+        (
+            "large xattr",
+            Tar::new().pax(&[("SCHILY.xattr.user.a", &big)]).file("x", 0, b"").finish(),
+            &["user.a", "65,535"],
+        ),
+        (
+            "PAX sparse",
+            Tar::new().pax(&[("GNU.sparse.major", b"1")]).file("x", 0, b"").finish(),
+            &["GNU.sparse.major"],
+        ),
+        ("bad PAX", raw(b"x", b'x', b"00000000004", b"abc\n"), &["malformed PAX header"]),
+        ("huge PAX", raw(b"x", b'x', b"77777777777", b""), &["extended header of 8589934591 bytes"]),
+        ("negative size", raw(b"x", b'0', &[0xff; 12], b""), &["\"x\"", "negative size -1"]),
+        ("size not a number", raw(b"x", b'0', b"zz", b""), &["\"x\"", "malformed size"]),
+        ("unknown type", raw(b"x", b'M', b"00000000000", b""), &["\"x\"", "'M' is not supported"]),
+        ("truncated data", half[..1800].to_vec(), &["\"half\"", "short of the file's end"]),
+        ("truncated header", half[..700 + 512].to_vec(), &["truncated"]),
+        ("noise", vec![0x5a; 1024], &["byte 0", "checksum"]),
+        ("a lone zero block", lone_zero, &["lone zero block"]),
+        (
+            "PAX header at the end",
+            raw(b"x", b'x', b"00000000014", b"12 path=a=b\n"),
+            &["ends after an extended header"],
+        ),
+        (
+            "huge uid",
+            Tar::new().pax(&[("uid", b"4294967296")]).file("x", 0, b"").finish(),
+            &["uid", "32 bits"],
+        ),
+        ("sparse map beyond end", sparse(&[(0, 512), (100, 512)], 4096), &["\"sparse\"", "out of order"]),
+        ("sparse map without data", sparse(&[(0, 4096)], 4096), &["\"sparse\"", "512 stored"]),
+        ("sparse beyond 16 TiB", sparse(&[(0, 512)], 1 << 45), &["\"sparse\"", "16 TiB"]),
+    ];
+    for (what, tar, wanted) in table {
+        let message = error(&tar);
+        for part in wanted {
+            assert!(message.contains(part), "{what}: {part:?} is not in {message:?}");
+        }
+    }
+}
+
+/// A GNU sparse file of `size` bytes with 512 bytes stored, where they belong according to `parts`.
+fn sparse(parts: &[(u64, u64)], size: u64) -> Vec<u8> {
+    let mut entry = raw(b"sparse", b'S', b"00000001000", &[b'D'; 512]);
+    for (i, (offset, length)) in parts.iter().enumerate() {
+        let pair = format!("{offset:011o}\0{length:011o}\0");
+        entry[386 + 24 * i..][..24].copy_from_slice(pair.as_bytes());
+    }
+    let size = [&[0x80, 0, 0, 0][..], &size.to_be_bytes()].concat();
+    entry[483..495].copy_from_slice(&size);
+    let mut header = tar::Header::from_byte_slice(&entry[..512]).clone();
+    header.set_cksum();
+    entry[..512].copy_from_slice(header.as_bytes());
+    entry
+}
+
+#[test]
+fn sparse_files_are_filled_with_zeros() {
+    let mut disk = Cursor::new(Vec::new());
+    write_layer(&sparse(&[(512 * 1024, 512)], 600 * 1024)[..], [0; 16], &mut disk).unwrap();
+    let disk = disk.into_inner();
+    let data = &disk[4096..][..600 * 1024]; // the first file starts in block 1
+    assert!(data[..512 * 1024].iter().all(|&b| b == 0));
+    assert_eq!(data[512 * 1024..][..513], [&[b'D'; 512][..], &[0]].concat());
+    assert!(data[512 * 1024 + 512..].iter().all(|&b| b == 0));
+}
+
+/// Any prefix and any flipped byte of an archive gives a disk or an error, never a panic.
+#[test]
+fn no_input_makes_it_panic() {
+    let tar = Tar::new()
+        .pax(&[("mtime", b"-1.5"), ("SCHILY.xattr.user.a", b"b"), ("path", b"p/q")])
+        .file("f", 0o4755, b"data")
+        .symlink("s", &"t".repeat(150))
+        .whiteout("w")
+        .hard_link("h", "p/q")
+        .finish();
+    let tar = [sparse(&[(0, 512)], 1024), tar].concat();
+    // A file, for damage can make a sparse file of terabytes: a hole there, but not in memory.
+    let mut disk = tempfile::tempfile().unwrap();
+    let mut run = |bytes: &[u8]| {
+        disk.rewind().and_then(|()| disk.set_len(0)).unwrap();
+        drop(write_layer(bytes, [0; 16], &mut disk));
+    };
+    for n in (0..tar.len()).step_by(61) {
+        run(&tar[..n]);
+    }
+    for at in (0..tar.len()).step_by(3) {
+        let mut damaged = tar.clone();
+        damaged[at] ^= 0x80 | u8::try_from(at % 127).unwrap();
+        let block = at / 512 * 512;
+        let mut header = tar::Header::from_byte_slice(&damaged[block..block + 512]).clone();
+        header.set_cksum(); // or nearly all damage would end at the checksum
+        damaged[block..block + 512].copy_from_slice(header.as_bytes());
+        run(&damaged);
+    }
+}
+
+#[test]
+fn a_full_disk_is_told() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let tar = Tar::new().file("f", 0o644, &[1; 1 << 20]).finish();
+    let message = format!("{:#}", write_layer(&tar[..], [0; 16], full).unwrap_err());
+    assert!(message.contains("cannot write the layer disk: No space left on device"), "{message}");
+}

@@ -1,0 +1,249 @@
+//! The layer's tree of inodes, in memory: what the archive said so far. File contents are on the disk already.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+
+use super::path;
+use crate::tarball::{Mtime, quoted};
+
+/// Bound of the memory for a layer's tree, in bytes, roughly: two million entries of usual names.
+pub const MAX_METADATA: usize = 512 << 20;
+
+/// About what an inode and its directory entry take, names and xattrs aside.
+const INODE_COST: usize = 256;
+
+/// Index of an inode in its [`Tree`].
+pub type Id = usize;
+
+/// Index of the root directory.
+pub const ROOT: Id = 0;
+
+/// Owner, permission bits, time.
+#[derive(Clone, Copy, Debug)]
+pub struct Attributes {
+    /// Permission bits, setuid, setgid, sticky: no file type.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Modification time.
+    pub mtime: Mtime,
+}
+
+/// A directory that no entry describes: 0755, root's, of 1970.
+pub const IMPLICIT: Attributes =
+    Attributes { mode: 0o755, uid: 0, gid: 0, mtime: Mtime { seconds: 0, nanos: 0 } };
+
+/// What an inode is, and holds.
+#[derive(Debug)]
+pub enum Body {
+    /// Regular file: its data are `size` bytes from `block` on.
+    File {
+        /// First block of its data on the disk.
+        block: u32,
+        /// Bytes.
+        size: u64,
+    },
+    /// Directory.
+    Dir(Dir),
+    /// Symbolic link and its target.
+    Symlink(Box<[u8]>),
+    /// Character device.
+    CharDevice(u32, u32),
+    /// Block device.
+    BlockDevice(u32, u32),
+    /// FIFO.
+    Fifo,
+    /// The name is deleted from the layers below.
+    Whiteout,
+}
+
+/// A directory's entries and its standing towards the layers below.
+#[derive(Debug, Default)]
+pub struct Dir {
+    /// In the order of the bytes of their names, as EROFS wants them.
+    pub children: BTreeMap<Box<[u8]>, Id>,
+    /// Nothing of the same directory in lower layers shows through.
+    pub opaque: bool,
+    /// A whiteout was put into it.
+    pub whiteouts: bool,
+}
+
+/// One inode; several names may lead to it.
+#[derive(Debug)]
+pub struct Inode {
+    /// Owner, permissions, time.
+    pub attributes: Attributes,
+    /// Extended attributes in their on-disk form ([`super::xattr`]).
+    pub xattrs: Vec<u8>,
+    /// The rest.
+    pub body: Body,
+}
+
+/// All inodes. Those that a later entry replaced stay, unreachable: the walk from the root does not meet them.
+#[derive(Debug)]
+pub struct Tree {
+    inodes: Vec<Inode>,
+    memory: usize,
+}
+
+impl Default for Tree {
+    fn default() -> Self {
+        let root = Inode { attributes: IMPLICIT, xattrs: Vec::new(), body: Body::Dir(Dir::default()) };
+        Self { inodes: vec![root], memory: 0 }
+    }
+}
+
+impl Tree {
+    /// The inode `id`.
+    pub fn get(&self, id: Id) -> &Inode {
+        &self.inodes[id]
+    }
+
+    /// How many inodes there are, unreachable ones included.
+    pub fn count(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// The inode that `names` leads to, if there is one. Symbolic links are not followed.
+    pub fn find(&self, names: &[&[u8]]) -> Option<Id> {
+        names.iter().try_fold(ROOT, |id, name| self.child(id, name))
+    }
+
+    fn child(&self, dir: Id, name: &[u8]) -> Option<Id> {
+        match &self.inodes[dir].body {
+            Body::Dir(dir) => dir.children.get(name).copied(),
+            _ => None,
+        }
+    }
+
+    /// The directory `names`, made with all its parents where there is none.
+    ///
+    /// # Errors
+    /// Something that is not a directory is in the way.
+    pub fn make_dirs(&mut self, names: &[&[u8]]) -> Result<Id> {
+        let mut at = ROOT;
+        for name in names {
+            at = match self.child(at, name) {
+                Some(id) if matches!(self.inodes[id].body, Body::Dir(_)) => id,
+                Some(id) if !matches!(self.inodes[id].body, Body::Whiteout) => {
+                    bail!("its parent {} is not a directory in this layer", quoted(name))
+                }
+                _ => self.put(at, name, IMPLICIT, Vec::new(), Body::Dir(Dir::default()))?,
+            };
+        }
+        Ok(at)
+    }
+
+    /// Puts an inode at `names`. What stood there before is replaced; only a directory repeated keeps its children.
+    ///
+    /// # Errors
+    /// A parent that is no directory, the root as anything else, too much metadata.
+    pub fn insert(
+        &mut self,
+        names: &[&[u8]],
+        attributes: Attributes,
+        xattrs: Vec<u8>,
+        body: Body,
+    ) -> Result<()> {
+        if let (Some(id), Body::Dir(_)) = (self.find(names), &body)
+            && matches!(self.inodes[id].body, Body::Dir(_))
+        {
+            self.charge(xattrs.len())?;
+            (self.inodes[id].attributes, self.inodes[id].xattrs) = (attributes, xattrs);
+            return Ok(());
+        }
+        let (name, parents) = path::split_last(names)?;
+        let parent = self.make_dirs(parents)?;
+        self.put(parent, name, attributes, xattrs, body).map(drop)
+    }
+
+    /// Adds the name `names` for `target`.
+    ///
+    /// # Errors
+    /// As [`Tree::insert`].
+    pub fn link(&mut self, names: &[&[u8]], target: Id) -> Result<()> {
+        let (name, parents) = path::split_last(names)?;
+        let parent = self.make_dirs(parents)?;
+        self.charge(INODE_COST + name.len())?;
+        self.dir(parent)?.children.insert(name.into(), target);
+        Ok(())
+    }
+
+    /// Takes the name away, with all below it, if it is there.
+    pub fn unlink(&mut self, names: &[&[u8]]) {
+        if let Some((name, parents)) = names.split_last()
+            && let Some(parent) = self.find(parents)
+            && let Ok(dir) = self.dir(parent)
+        {
+            dir.children.remove(*name);
+        }
+    }
+
+    /// Marks `name` in the directory `parents` as deleted from the layers below. What the layer itself has of that name
+    /// stays (image-spec, layer.md, "Whiteouts": they apply to lower layers only), but nothing shows through it.
+    ///
+    /// # Errors
+    /// As [`Tree::insert`].
+    pub fn white_out(&mut self, parents: &[&[u8]], name: &[u8]) -> Result<()> {
+        let parent = self.make_dirs(parents)?;
+        self.dir(parent)?.whiteouts = true;
+        match self.child(parent, name).map(|id| &mut self.inodes[id].body) {
+            Some(Body::Dir(dir)) => dir.opaque = true,
+            Some(_) => {}
+            None => self.put(parent, name, IMPLICIT_WHITEOUT, Vec::new(), Body::Whiteout).map(drop)?,
+        }
+        Ok(())
+    }
+
+    /// Hides all that lower layers have in the directory `names` (image-spec, layer.md, "Opaque Whiteout").
+    ///
+    /// # Errors
+    /// As [`Tree::insert`].
+    pub fn make_opaque(&mut self, names: &[&[u8]]) -> Result<()> {
+        let id = self.make_dirs(names)?;
+        self.dir(id)?.opaque = true;
+        Ok(())
+    }
+
+    fn put(
+        &mut self,
+        parent: Id,
+        name: &[u8],
+        attributes: Attributes,
+        xattrs: Vec<u8>,
+        body: Body,
+    ) -> Result<Id> {
+        let target = if let Body::Symlink(target) = &body { target.len() } else { 0 };
+        self.charge(INODE_COST + name.len() + xattrs.len() + target)?;
+        let id = self.inodes.len();
+        self.inodes.push(Inode { attributes, xattrs, body });
+        let before = self.dir(parent)?.children.insert(name.into(), id);
+        // Where the layer had something else first, or a whiteout, the lower layers' directory is gone: a new one
+        // must not be merged with it.
+        if let (Some(_), Body::Dir(dir)) = (before, &mut self.inodes[id].body) {
+            dir.opaque = true;
+        }
+        Ok(id)
+    }
+
+    fn dir(&mut self, id: Id) -> Result<&mut Dir> {
+        match &mut self.inodes[id].body {
+            Body::Dir(dir) => Ok(dir),
+            _ => bail!("its parent is not a directory in this layer"),
+        }
+    }
+
+    fn charge(&mut self, bytes: usize) -> Result<()> {
+        self.memory = self.memory.checked_add(bytes).context("too much metadata")?;
+        if self.memory > MAX_METADATA {
+            bail!("the layer has too many entries: their metadata passes {} MiB", MAX_METADATA >> 20);
+        }
+        Ok(())
+    }
+}
+
+/// Overlayfs looks at nothing of a whiteout but its device number.
+const IMPLICIT_WHITEOUT: Attributes = Attributes { mode: 0, ..IMPLICIT };

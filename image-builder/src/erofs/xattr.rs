@@ -1,0 +1,108 @@
+//! Extended attributes in their on-disk form (`erofs_xattr_ibody_header`, `erofs_xattr_entry`).
+
+use anyhow::{Context, Result, bail};
+
+use crate::tarball::{Xattr, quoted};
+
+/// Size of the header before an inode's entries: a name filter (unused), the count of shared entries (none), padding.
+const HEADER: usize = 12;
+
+/// Most bytes of entries one inode can have: `i_xattr_icount` counts them in 16 bits, in units of four.
+const MAX_ENTRIES: usize = 4 * (u16::MAX as usize - 1);
+
+/// Namespaces with their `e_name_index`, longest first. Linux has no others.
+const PREFIXES: [(&[u8], u8); 5] = [
+    (b"system.posix_acl_default", 3),
+    (b"system.posix_acl_access", 2),
+    (b"security.", 6),
+    (b"trusted.", 4),
+    (b"user.", 1),
+];
+
+/// The entries for `xattrs`, one after another. Names outside the namespaces that Linux knows are left out, as with
+/// `tar -x` and containerd (the kernel answers EOPNOTSUPP to them); so is overlayfs's own `trusted.overlay.`.
+///
+/// # Errors
+/// More or larger attributes than EROFS can hold.
+pub fn encode_all(xattrs: &[Xattr]) -> Result<Vec<u8>> {
+    let mut entries = Vec::new();
+    for xattr in xattrs.iter().filter(|x| !x.name.starts_with(b"trusted.overlay.")) {
+        if let Some((index, name)) = split(&xattr.name) {
+            encode(index, name, &xattr.value, &mut entries)
+                .with_context(|| format!("xattr {}", quoted(&xattr.name)))?;
+        }
+    }
+    Ok(entries)
+}
+
+/// Appends overlayfs's marks to a directory's entries: `opaque`, and `origin` where it holds whiteouts.
+///
+/// # Errors
+/// As [`encode_all`].
+pub fn encode_overlay(opaque: bool, origin: bool, entries: &mut Vec<u8>) -> Result<()> {
+    if opaque {
+        encode(4, b"overlay.opaque", b"y", entries)?;
+    }
+    if origin {
+        encode(4, b"overlay.origin", b"", entries)?;
+    }
+    Ok(())
+}
+
+/// What stands between inode and tail for `entries`: nothing, or the header and them.
+pub fn with_header(entries: &[u8]) -> Vec<u8> {
+    if entries.is_empty() { Vec::new() } else { [&[0; HEADER], entries].concat() }
+}
+
+/// The inode's `i_xattr_icount` for `length` bytes of header and entries.
+pub fn icount(length: usize) -> Result<u16> {
+    Ok(if length == 0 { 0 } else { u16::try_from((length - HEADER) / 4 + 1)? })
+}
+
+fn split(name: &[u8]) -> Option<(u8, &[u8])> {
+    PREFIXES.iter().find_map(|&(prefix, index)| {
+        let rest = name.strip_prefix(prefix)?;
+        // An ACL's name is the whole prefix; elsewhere, something follows it.
+        (prefix.ends_with(b".") != rest.is_empty()).then_some((index, rest))
+    })
+}
+
+fn encode(index: u8, name: &[u8], value: &[u8], entries: &mut Vec<u8>) -> Result<()> {
+    if name.contains(&0) {
+        bail!("a NUL in its name");
+    }
+    let name_length = u8::try_from(name.len()).context("a name of more than 255 bytes")?;
+    let value_length = u16::try_from(value.len()).context("a value of more than 65,535 bytes")?;
+    entries.extend_from_slice(&[name_length, index]);
+    entries.extend_from_slice(&value_length.to_le_bytes());
+    entries.extend_from_slice(name);
+    entries.extend_from_slice(value);
+    entries.resize(entries.len().next_multiple_of(4), 0);
+    if entries.len() > MAX_ENTRIES {
+        bail!("the file's xattrs pass {MAX_ENTRIES} bytes");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn namespaces() {
+        assert_eq!(split(b"user.a.b"), Some((1, &b"a.b"[..])));
+        assert_eq!(split(b"security.capability"), Some((6, &b"capability"[..])));
+        assert_eq!(split(b"system.posix_acl_access"), Some((2, &b""[..])));
+        assert_eq!(split(b"system.posix_acl_default"), Some((3, &b""[..])));
+        for none in [&b"user."[..], b"user", b"com.apple.provenance", b"system.posix_acl_access.x", b""] {
+            assert_eq!(split(none), None, "{}", none.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn marks_of_overlayfs_in_the_archive_are_left_out() {
+        let xattr = |name: &[u8]| Xattr { name: name.to_vec(), value: b"y".to_vec() };
+        assert!(encode_all(&[xattr(b"trusted.overlay.redirect")]).unwrap().is_empty());
+        assert_eq!(encode_all(&[xattr(b"user.a")]).unwrap(), b"\x01\x01\x01\0ay\0\0");
+    }
+}

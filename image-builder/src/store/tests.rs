@@ -1,0 +1,156 @@
+//! The store with good, damaged and lying layers.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::layout::Compression;
+use crate::testimage::{self, Tar};
+
+struct Fixture {
+    dir: TempDir,
+    store: LayerStore,
+    layer: Layer,
+}
+
+/// A store, and a layer whose blob is `blob`, truly described but for its diffID, which is that of `tar`.
+fn fixture(tar: &[u8], blob: &[u8]) -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("blob");
+    fs::write(&path, blob).unwrap();
+    let layer = Layer {
+        diff_id: Digest::of(tar),
+        digest: Digest::of(blob),
+        size: blob.len() as u64,
+        media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
+        compression: Compression::Gzip,
+        blob: path,
+    };
+    Fixture { store: LayerStore::open(dir.path().join("store")).unwrap(), dir, layer }
+}
+
+fn tar() -> Vec<u8> {
+    Tar::new().file("f", 0o644, &[7; 100_000]).finish()
+}
+
+impl Fixture {
+    fn build(&self) -> Result<LayerDisk> {
+        self.store.layer_disk(&self.layer, &mut |_, _| {})
+    }
+
+    /// The error's text; nothing may be in the store after it.
+    fn error(&self) -> String {
+        let message = format!("{:#}", self.build().expect_err("must be refused"));
+        assert_eq!(fs::read_dir(self.dir.path().join("store/layers/sha256")).unwrap().count(), 0);
+        assert!(message.starts_with(&format!("layer {}", self.layer.diff_id)), "{message}");
+        message
+    }
+}
+
+#[test]
+fn builds_once_and_reuses() {
+    let it = fixture(&tar(), &testimage::gzip(&tar()));
+    let mut seen = Vec::new();
+    let disk = it.store.layer_disk(&it.layer, &mut |done, total| seen.push((done, total))).unwrap();
+    assert_eq!(seen.last(), Some(&(it.layer.size, it.layer.size)));
+    assert_eq!(
+        disk.path,
+        it.dir.path().join(format!("store/layers/sha256/{}.erofs", it.layer.diff_id.hex()))
+    );
+    assert_eq!(disk.length, fs::metadata(&disk.path).unwrap().len());
+    assert_eq!(disk.uuid, it.layer.diff_id.uuid());
+    let inode = fs::metadata(&disk.path).unwrap().ino();
+    fs::remove_file(&it.layer.blob).unwrap();
+    assert_eq!(it.build().unwrap(), disk);
+    assert_eq!(fs::metadata(&disk.path).unwrap().ino(), inode);
+}
+
+#[test]
+fn a_damaged_disk_is_made_anew() {
+    let it = fixture(&tar(), &testimage::gzip(&tar()));
+    let disk = it.build().unwrap();
+    let good = fs::read(&disk.path).unwrap();
+    let mut flipped = good.clone();
+    flipped[1024 + 50] ^= 1;
+    for damaged in [&good[..4096], &good[..good.len() - 1], &b""[..], &flipped] {
+        fs::remove_file(&disk.path).unwrap();
+        fs::write(&disk.path, damaged).unwrap();
+        assert_eq!(it.build().unwrap(), disk);
+        assert_eq!(fs::read(&disk.path).unwrap(), good);
+    }
+}
+
+#[test]
+fn gzip_of_several_members_and_plain_tar_give_the_same_disk() {
+    let (head, tail) = (tar()[..1000].to_vec(), tar()[1000..].to_vec());
+    let members = [testimage::gzip(&head), testimage::gzip(&tail)].concat();
+    let mut disks = Vec::new();
+    for (blob, compression) in [
+        (testimage::gzip(&tar()), Compression::Gzip),
+        (members, Compression::Gzip),
+        (tar(), Compression::None),
+    ] {
+        let mut it = fixture(&tar(), &blob);
+        it.layer.compression = compression;
+        disks.push(fs::read(it.build().unwrap().path).unwrap());
+    }
+    assert!(disks[0] == disks[1] && disks[1] == disks[2]);
+}
+
+#[test]
+fn what_follows_the_archives_end_mark_counts_for_the_digest_only() {
+    let long = [tar(), vec![b'x'; 3_000_000]].concat();
+    fixture(&long, &testimage::gzip(&long)).build().unwrap();
+}
+
+#[test]
+fn lying_and_damaged_blobs_leave_nothing() {
+    let gzip = testimage::gzip(&tar());
+    let other = Digest::of(b"other");
+
+    let mut it = fixture(&tar(), &gzip);
+    it.layer.digest = other;
+    let message = it.error();
+    assert!(message.contains(&format!("expected {other}, found {}", Digest::of(&gzip))), "{message}");
+
+    it = fixture(b"other", &gzip);
+    let message = it.error();
+    assert!(message.contains(&format!("expected diffID {other}, found {}", Digest::of(&tar()))), "{message}");
+
+    for size in [0, gzip.len() as u64 - 1, gzip.len() as u64 + 1] {
+        it = fixture(&tar(), &gzip);
+        it.layer.size = size;
+        let message = it.error();
+        assert!(message.contains(&format!("the manifest says {size}")), "{message}");
+    }
+
+    for broken in [&gzip[..gzip.len() / 2], &gzip[..5], &[&gzip[..], b"trailing"].concat(), b"no gzip at all"]
+    {
+        let message = fixture(&tar(), broken).error();
+        assert!(message.contains("cannot inflate its blob: "), "{message}");
+    }
+
+    it = fixture(&tar()[..900], &testimage::gzip(&tar()[..900]));
+    let message = it.error();
+    assert!(message.contains("tar entry \"f\"") && message.contains("short of the file's end"), "{message}");
+}
+
+#[test]
+fn a_missing_blob_is_named() {
+    let it = fixture(&tar(), b"");
+    fs::remove_file(&it.layer.blob).unwrap();
+    assert!(it.error().contains("cannot open blob"));
+}
+
+#[test]
+fn many_at_once_all_succeed() {
+    let it = fixture(&tar(), &testimage::gzip(&tar()));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| it.build().unwrap());
+        }
+    });
+    assert_eq!(fs::read_dir(it.dir.path().join("store/layers/sha256")).unwrap().count(), 1);
+}

@@ -1,0 +1,257 @@
+//! What the tests share: images, runs by the library and by the command line, and what must not be left behind.
+
+use anyhow::{Context, Result, ensure};
+use image_builder::testimage;
+use libtest_mimic::{Failed, Trial};
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio as Child};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use vch::{Outcome, RunOptions, Stdio};
+
+/// A test, and why it cannot run here, if so.
+pub struct Test {
+    name: String,
+    skipped: Option<String>,
+    body: fn() -> Result<()>,
+}
+
+impl Test {
+    pub fn new(name: &str, body: fn() -> Result<()>) -> Self {
+        Self { name: name.into(), skipped: None, body }
+    }
+
+    /// Skips the test unless `needed` is there.
+    pub fn needs(mut self, needed: Result<()>) -> Self {
+        self.skipped = needed.err().map(|why| format!("{why:#}"));
+        self
+    }
+
+    pub fn into_trial(self) -> Trial {
+        if let Some(why) = &self.skipped {
+            eprintln!("SKIPPED {}: {why}", self.name);
+        }
+        let body = self.body;
+        let trial =
+            Trial::test(self.name, move || body().map_err(|error| Failed::from(format!("{error:#}"))));
+        trial.with_ignored_flag(self.skipped.is_some())
+    }
+}
+
+/// Lists functions of a module as tests.
+#[macro_export]
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        vec![$($crate::harness::Test::new(
+            concat!(module_path!(), "::", stringify!($name)).trim_start_matches("vm::"),
+            $name,
+        )),*]
+    };
+}
+
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// The folder of kernel, initrd and ISO.
+pub fn bootstrap() -> PathBuf {
+    std::env::var_os("CONTAINERVM_BOOTSTRAP")
+        .map_or_else(|| workspace().join("target/bootstrap"), PathBuf::from)
+}
+
+/// The `vch` that a user would run.
+pub fn vch() -> PathBuf {
+    std::env::var_os("CONTAINERVM_VCH").map_or_else(|| workspace().join("target/release/vch"), PathBuf::from)
+}
+
+/// Where the tests keep layer disks, so that they are built once.
+pub fn store() -> PathBuf {
+    workspace().join("target/tests/store")
+}
+
+/// The image that most tests run: Debian's busybox.
+pub fn busybox() -> String {
+    static IMAGE: OnceLock<String> = OnceLock::new();
+    IMAGE
+        .get_or_init(|| {
+            let dir = workspace().join("target/tests/busybox");
+            testimage::busybox_image(&dir, Path::new("/bin/busybox")).expect("an image of /bin/busybox");
+            dir.display().to_string()
+        })
+        .clone()
+}
+
+/// A temporary folder, gone with the value.
+pub fn temporary() -> Result<tempfile::TempDir> {
+    tempfile::tempdir().context("making a temporary folder")
+}
+
+/// Options as the tests want them: `command` in `image`, with the kernel that was built.
+pub fn options(image: &str, command: &[&str]) -> RunOptions {
+    let mut options = RunOptions::new(image);
+    options.command = command.iter().map(ToString::to_string).collect();
+    let vmlinux = bootstrap().join("vmlinux");
+    options.kernel = Some(if vmlinux.exists() { vmlinux } else { bootstrap().join("vmlinuz") });
+    options.initrd = Some(bootstrap().join("initrd"));
+    options.iso = Some(bootstrap().join("bootstrap.iso"));
+    options.store = Some(store());
+    options
+}
+
+/// `sh -c script` in busybox.
+pub fn shell(script: &str) -> RunOptions {
+    options(&busybox(), &["sh", "-c", script])
+}
+
+/// What a run gave.
+#[derive(Debug)]
+pub struct Ran {
+    pub outcome: Outcome,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+impl Ran {
+    pub fn code(&self) -> u8 {
+        self.outcome.code()
+    }
+
+    pub fn out(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Checks stdout, an empty stderr and exit status 0.
+    pub fn gives(&self, stdout: &str) -> Result<()> {
+        ensure!(self.out() == stdout, "stdout is {:?}, not {stdout:?}", self.out());
+        ensure!(self.stderr.is_empty(), "stderr: {}", String::from_utf8_lossy(&self.stderr));
+        ensure!(self.code() == 0, "exit status {}", self.code());
+        Ok(())
+    }
+}
+
+/// Runs with `/dev/null` as stdin.
+pub fn run(options: &RunOptions) -> Result<Ran> {
+    run_with(options, File::open("/dev/null")?.into())
+}
+
+/// Runs with `stdin`. Output goes to files, as with `> file`.
+pub fn run_with(options: &RunOptions, stdin: OwnedFd) -> Result<Ran> {
+    let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    let stdio = Stdio {
+        stdin,
+        stdout: stdout.try_clone()?.into(),
+        stderr: stderr.try_clone()?.into(),
+        signals: None,
+    };
+    let outcome = vch::run(options, &stdio)?;
+    Ok(Ran { outcome, stdout: contents(stdout)?, stderr: contents(stderr)? })
+}
+
+fn contents(mut file: File) -> Result<Vec<u8>> {
+    let mut bytes = vec![];
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A file that holds `bytes`, to be read from its start.
+pub fn input(bytes: &[u8]) -> Result<OwnedFd> {
+    let mut file = tempfile::tempfile()?;
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+/// The whole error of a run that must fail before or beside the container.
+pub fn error_of(result: Result<Ran>) -> Result<String> {
+    match result {
+        Err(error) => Ok(format!("{error:#}")),
+        Ok(ran) => match ran.outcome.sentence() {
+            Some(sentence) => Ok(sentence),
+            None => anyhow::bail!("it ran: {ran:?}"),
+        },
+    }
+}
+
+/// The command line `vch run OPTIONS busybox ARGUMENTS`, with a name by which its QEMU can be found.
+pub fn command(name: &str, options: &[&str], arguments: &[&str]) -> Command {
+    let mut command = Command::new(vch());
+    command.args(["run", "--name", name, "--store"]).arg(store());
+    command.arg("--kernel").arg(self::options("", &[]).kernel.unwrap_or_default());
+    command.arg("--initrd").arg(bootstrap().join("initrd"));
+    command.args(options).arg(busybox()).args(arguments);
+    command.stdin(Child::null()).stdout(Child::piped()).stderr(Child::piped());
+    command
+}
+
+/// Processes whose command line holds `guest=NAME`, as QEMU's does.
+pub fn qemus(name: &str) -> usize {
+    let wanted = format!("guest={name}");
+    let Ok(processes) = std::fs::read_dir("/proc") else { return 0 };
+    processes
+        .flatten()
+        .filter(|process| {
+            std::fs::read(process.path().join("cmdline")).is_ok_and(|line| {
+                line.split(|byte| *byte == 0).any(|word| word.starts_with(wanted.as_bytes()))
+            })
+        })
+        .count()
+}
+
+/// Waits until `condition` holds, half a minute at most.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        ensure!(Instant::now() < end, "not within 30 s: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Files below `dir`, however deep.
+pub fn files(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return vec![] };
+    let paths = entries.flatten().map(|entry| entry.path());
+    paths.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+/// Runs the options' command on layer disks that no image and no store knows of, by the library's parts. Gives
+/// stdout; fails when the container does.
+pub fn run_with_layers(options: &RunOptions, layers: &[(&Path, protocol::Uuid)]) -> Result<String> {
+    let stdout = tempfile::tempfile()?;
+    let stdio = Stdio {
+        stdin: File::open("/dev/null")?.into(),
+        stdout: stdout.try_clone()?.into(),
+        stderr: File::create("/dev/null")?.into(),
+        signals: None,
+    };
+    let accel = vch::accel::choose(options.accel)?;
+    let boot = vch::boot::Boot::find(options, accel)?;
+    let scratch_uuid = protocol::Uuid::from_bytes(vch::random::bytes()?);
+    std::fs::create_dir_all(store())?;
+    let scratch = vch::scratch::create(&store(), options.scratch_size, scratch_uuid)?;
+    let open = |(path, uuid): &(&Path, protocol::Uuid)| -> Result<_> {
+        Ok(vch::layers::OpenLayer { uuid: *uuid, file: File::open(path)? })
+    };
+    let layers: Vec<_> = layers.iter().map(open).collect::<Result<_>>()?;
+    let disks =
+        protocol::Disks { layers: layers.iter().map(|layer| layer.uuid).collect(), scratch: scratch_uuid };
+    let config = oci_spec::image::Config::default();
+    let machine = vch::spec::compose(&config, options, "0123456789abcdef", disks, None, |_| None)?;
+    let (vm, wires) = vch::vm::Vm::start("layers", options, accel, &boot, &scratch, &layers)?;
+    let plan = vch::relay::Plan {
+        machine,
+        stdin: false,
+        raw: false,
+        debug: false,
+        boot_timeout: Duration::from_secs(180),
+    };
+    let outcome = vch::relay::run(plan, wires, &stdio, vch::timeline::Clock::start());
+    drop(vm);
+    let outcome = outcome?;
+    ensure!(outcome.code() == 0, "{}", outcome.sentence().unwrap_or_default());
+    Ok(String::from_utf8(contents(stdout)?)?)
+}

@@ -1,0 +1,36 @@
+//! Tests that boot real containerVMs in QEMU, by the `vch` library as its command line uses it (and by the command line itself where
+//! signals, terminals and exit statuses are the matter). They look at bytes, exit codes and what the guest's kernel says, never
+//! at log lines.
+//!
+//! Run by `cargo xtask test`, which builds what is booted. A test that cannot run here is counted as ignored, and says why.
+#![allow(missing_docs, reason = "the test's name says what it promises")]
+
+mod config;
+mod failures;
+mod harness;
+mod images;
+mod iso;
+mod layers;
+mod signals;
+mod stdio;
+mod terminal;
+
+use harness::Test;
+
+fn main() {
+    let tests: Vec<Test> = [
+        config::tests(),
+        failures::tests(),
+        images::tests(),
+        iso::tests(),
+        layers::tests(),
+        signals::tests(),
+        stdio::tests(),
+        terminal::tests(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let arguments = libtest_mimic::Arguments::from_args();
+    libtest_mimic::run(&arguments, tests.into_iter().map(Test::into_trial).collect()).exit();
+}

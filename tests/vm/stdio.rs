@@ -1,0 +1,119 @@
+//! Bytes in, bytes out, and how the process ended.
+
+use crate::harness::{Test, busybox, input, options, run, run_with, shell};
+use crate::tests;
+use anyhow::{Result, ensure};
+use protocol::ExitStatus;
+use sha2::{Digest, Sha256};
+use vch::End;
+
+pub fn tests() -> Vec<Test> {
+    tests![
+        hello,
+        streams_and_status,
+        killed_by_itself,
+        not_found,
+        not_executable,
+        megabytes_of_stdin,
+        megabytes_both_ways,
+        stdin_closed_early,
+        a_grandchild_holds_stdout,
+        output_at_the_very_end,
+        out_of_memory,
+    ]
+}
+
+fn hello() -> Result<()> {
+    run(&options(&busybox(), &["echo", "hello"]))?.gives("hello\n")
+}
+
+fn streams_and_status() -> Result<()> {
+    let ran = run(&shell("echo out; echo err >&2; exit 7"))?;
+    ensure!((ran.stdout.as_slice(), ran.stderr.as_slice(), ran.code()) == (b"out\n", b"err\n", 7), "{ran:?}");
+    Ok(())
+}
+
+fn killed_by_itself() -> Result<()> {
+    let ran = run(&shell("kill -9 $$"))?;
+    ensure!(ran.outcome.end == End::Exited(ExitStatus::Signal { signal: 9, core: false }), "{ran:?}");
+    ensure!(ran.code() == 137, "{ran:?}");
+    Ok(())
+}
+
+fn not_found() -> Result<()> {
+    let ran = run(&options(&busybox(), &["no-such-command"]))?;
+    ensure!(ran.code() == 127, "{ran:?}");
+    ensure!(ran.outcome.sentence().is_some_and(|why| why.contains("\"no-such-command\"")), "{ran:?}");
+    Ok(())
+}
+
+fn not_executable() -> Result<()> {
+    let ran = run(&options(&busybox(), &["/etc/passwd"]))?;
+    ensure!(ran.code() == 126, "{ran:?}");
+    ensure!(
+        ran.outcome.sentence().is_some_and(|why| why.contains("/etc/passwd: Permission denied")),
+        "{ran:?}"
+    );
+    Ok(())
+}
+
+/// Ten megabytes that no compression and no repetition makes look right by accident.
+fn noise() -> Vec<u8> {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()[0]
+    };
+    (0..10 << 20).map(|_| next()).collect()
+}
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn megabytes_of_stdin() -> Result<()> {
+    let bytes = noise();
+    let mut options = options(&busybox(), &["sha256sum"]);
+    options.interactive = true;
+    run_with(&options, input(&bytes)?)?.gives(&format!("{}  -\n", hash(&bytes)))
+}
+
+fn megabytes_both_ways() -> Result<()> {
+    let bytes = noise();
+    let mut options = options(&busybox(), &["sh", "-c", "tee /dev/stderr"]);
+    options.interactive = true;
+    let ran = run_with(&options, input(&bytes)?)?;
+    ensure!(ran.stdout == bytes, "stdout: {} bytes, {}", ran.stdout.len(), hash(&ran.stdout));
+    ensure!(ran.stderr == bytes, "stderr: {} bytes, {}", ran.stderr.len(), hash(&ran.stderr));
+    ensure!(ran.code() == 0, "exit status {}", ran.code());
+    Ok(())
+}
+
+/// The process reads a little of a lot and ends.
+fn stdin_closed_early() -> Result<()> {
+    let mut options = options(&busybox(), &["sh", "-c", "head -c 3; exec <&-; sleep 1; exit 4"]);
+    options.interactive = true;
+    let ran = run_with(&options, input(&noise())?)?;
+    ensure!(ran.stdout == noise()[..3] && ran.code() == 4, "{} bytes, {}", ran.stdout.len(), ran.code());
+    Ok(())
+}
+
+fn a_grandchild_holds_stdout() -> Result<()> {
+    let ran = run(&shell("sleep 1000 & echo $!; exit 5"))?;
+    ensure!(ran.stdout == b"3\n" && ran.code() == 5, "{ran:?}");
+    Ok(())
+}
+
+fn output_at_the_very_end() -> Result<()> {
+    let ran = run(&options(&busybox(), &["dd", "if=/dev/zero", "bs=1M", "count=1", "status=none"]))?;
+    ensure!(ran.stdout.len() == 1 << 20 && ran.code() == 0, "{} bytes, {}", ran.stdout.len(), ran.code());
+    Ok(())
+}
+
+fn out_of_memory() -> Result<()> {
+    let mut options = options(&busybox(), &["dd", "if=/dev/zero", "of=/dev/null", "bs=400M", "count=1"]);
+    options.memory = 128 << 20;
+    let ran = run(&options)?;
+    ensure!(ran.outcome.end == End::Exited(ExitStatus::Oom) && ran.code() == 137, "{ran:?}");
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! What is said to tether, and in which order: a state machine over the channel's [`HostLink`], without any I/O.
+//!
+//! ```text
+//! Booting --Ready--> Starting --Started--> Running --Exited--> Draining --(all output written)--> Stopping
+//!                        `-------Failed-------'------------------> Failed
+//! ```
+
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use protocol::oci::ConsoleSize;
+use protocol::{Event, ExitStatus, Failure, HostLink, MachineSpec, Start, Step, Stream, ToGuest, ToHost};
+
+/// How far it has got.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Phase {
+    /// Tether has not said that it is ready.
+    Booting,
+    /// It was told what to run.
+    Starting,
+    /// The container's process runs.
+    Running,
+    /// The process has ended; its last output is being written.
+    Draining(ExitStatus),
+    /// All was written and acknowledged; the guest unmounts and powers off.
+    Stopping(ExitStatus),
+    /// Tether has said that it failed.
+    Failed(Failure),
+}
+
+/// The conversation.
+pub struct Conversation {
+    /// The channel's state.
+    pub link: HostLink,
+    phase: Phase,
+    start: Option<Box<Start>>,
+    connected: bool,
+    unmounted: bool,
+    /// The guest's steps so far.
+    pub timeline: Vec<Step>,
+    /// The largest resident set that tether has had, in KiB.
+    pub peak_rss: u64,
+}
+
+impl Conversation {
+    /// Will run `machine`, and send stdin if `stdin`.
+    pub fn new(machine: MachineSpec, stdin: bool) -> Self {
+        Self {
+            link: HostLink::host(),
+            phase: Phase::Booting,
+            start: Some(Box::new(Start { machine, time: 0, stdin })),
+            connected: false,
+            unmounted: false,
+            timeline: Vec::new(),
+            peak_rss: 0,
+        }
+    }
+
+    /// How far it has got.
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// Takes bytes from the channel.
+    ///
+    /// # Errors
+    /// The guest says what tether would not.
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<()> {
+        const BROKEN: &str = "the guest broke the channel's protocol";
+        self.link.receive(bytes).context(BROKEN)?;
+        while let Some(event) = self.link.event() {
+            match event {
+                Event::Connected(_) => self.connected = true,
+                Event::Message(message) => self.take(message).context(BROKEN)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, message: ToHost) -> Result<()> {
+        match (&self.phase, message) {
+            (Phase::Booting, ToHost::Ready { timeline, .. }) => {
+                let Some(mut start) = self.start.take() else { bail!("it is ready twice") };
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                start.time = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+                self.timeline.extend(timeline);
+                self.link.send(&ToGuest::Start(start))?;
+                self.phase = Phase::Starting;
+            }
+            (Phase::Starting, ToHost::Started { timeline }) => {
+                self.timeline.extend(timeline);
+                self.phase = Phase::Running;
+            }
+            (Phase::Running, ToHost::Exited { status, timeline, peak_rss }) => {
+                self.timeline.extend(timeline);
+                self.peak_rss = peak_rss;
+                self.phase = Phase::Draining(status);
+            }
+            (Phase::Booting | Phase::Starting | Phase::Running, ToHost::Failed(failure)) => {
+                self.phase = Phase::Failed(failure);
+            }
+            // What goes wrong after the process has ended does not change how it ended.
+            (Phase::Draining(_) | Phase::Stopping(_), ToHost::Failed(_)) => {}
+            (Phase::Stopping(_), ToHost::Stopped { timeline }) if !self.unmounted => {
+                self.unmounted = true;
+                self.timeline.extend(timeline);
+                self.link.send(&ToGuest::Acknowledged)?;
+            }
+            (phase, message) => bail!("it says {:?} while {phase}", Kind(&message)),
+        }
+        Ok(())
+    }
+
+    /// Whether all output that has come was written.
+    pub fn drained(&self) -> bool {
+        [Stream::Stdout, Stream::Stderr].iter().all(|stream| self.link.pending(*stream).is_empty())
+    }
+
+    /// Acknowledges the exit, once all output was written. Says whether it did so just now.
+    ///
+    /// # Errors
+    /// None that can be caused from outside.
+    pub fn acknowledge(&mut self) -> Result<bool> {
+        let Phase::Draining(status) = self.phase else { return Ok(false) };
+        if !self.drained() {
+            return Ok(false);
+        }
+        self.link.send(&ToGuest::Acknowledged)?;
+        self.phase = Phase::Stopping(status);
+        Ok(true)
+    }
+
+    /// Tells the guest its terminal's new size.
+    ///
+    /// # Errors
+    /// None that can be caused from outside.
+    pub fn resize(&mut self, ConsoleSize { height, width }: ConsoleSize) -> Result<()> {
+        Ok(self.link.send(&ToGuest::Resize { height, width })?)
+    }
+
+    /// Sends a signal to the container's process.
+    ///
+    /// # Errors
+    /// None that can be caused from outside.
+    pub fn signal(&mut self, signal: i32) -> Result<()> {
+        Ok(self.link.send(&ToGuest::Signal(signal))?)
+    }
+
+    /// For people: what the guest was doing, as far as it has told.
+    pub fn whereabouts(&self) -> String {
+        let step = self.timeline.last().map_or_else(String::new, |step| {
+            format!(" (its last step: {})", crate::text::harmless(step.name.as_bytes(), 60))
+        });
+        match self.phase {
+            Phase::Booting if self.connected => "tether had opened the channel, and was not ready".to_owned(),
+            Phase::Booting => "the kernel had not got as far as tether".to_owned(),
+            Phase::Starting => format!("tether was starting the container{step}"),
+            Phase::Running => "the container was running".to_owned(),
+            Phase::Draining(_) | Phase::Stopping(_) | Phase::Failed(_) => {
+                "the container had ended".to_owned()
+            }
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Booting => "booting",
+            Self::Starting => "starting the container",
+            Self::Running => "the container runs",
+            Self::Draining(_) => "its output is being written",
+            Self::Stopping(_) => "stopping",
+            Self::Failed(_) => "failed",
+        })
+    }
+}
+
+/// A message's name, without what the guest put in it.
+struct Kind<'a>(&'a ToHost);
+
+impl fmt::Debug for Kind<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self.0 {
+            ToHost::Ready { .. } => "Ready",
+            ToHost::Started { .. } => "Started",
+            ToHost::Exited { .. } => "Exited",
+            ToHost::Failed(_) => "Failed",
+            ToHost::Stopped { .. } => "Stopped",
+        })
+    }
+}

@@ -1,0 +1,115 @@
+//! An image's layers as disks: built where the store lacks them, and opened.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use image_builder::layout::Layer;
+use image_builder::store::{LayerDisk, LayerStore};
+use nix::sys::signal::Signal;
+use protocol::Uuid;
+
+use crate::progress::Progress;
+use crate::stdio::Stdio;
+
+/// How often signals are looked for while a layer is being built.
+const TICK: Duration = Duration::from_millis(50);
+
+/// A layer disk, open for reading.
+#[derive(Debug)]
+pub struct OpenLayer {
+    /// What the guest finds it by.
+    pub uuid: Uuid,
+    /// The disk.
+    pub file: File,
+}
+
+/// What came of preparing the layers.
+#[derive(Debug)]
+pub enum Prepared {
+    /// The disks, lowest first, each once.
+    Layers(Vec<OpenLayer>),
+    /// A signal came first.
+    Killed(Signal),
+}
+
+/// Makes the disks of `layers` in the store `dir` and opens them.
+///
+/// A build is work for a thread of its own, so that a signal ends the wait at once. The thread is then left to
+/// itself: what it writes has no name until it is whole.
+///
+/// # Errors
+/// The store's, with the layer's name.
+pub fn prepare(dir: &Path, layers: &[Layer], stdio: &Stdio) -> Result<Prepared> {
+    let store = LayerStore::open(dir)?;
+    let layers = topmost(layers);
+    let (done, progress) = channel();
+    let worker = thread::spawn(move || -> Result<Vec<OpenLayer>> {
+        layers
+            .iter()
+            .enumerate()
+            .map(|(i, layer)| {
+                // Nobody listens after a signal; that is no reason to fail.
+                let mut report = |bytes, all| {
+                    let _ = done.send((i + 1, layers.len(), bytes, all));
+                };
+                open(&store.layer_disk(layer, &mut report)?)
+            })
+            .collect()
+    });
+    let mut shown = Progress::new(Instant::now());
+    loop {
+        match progress.recv_timeout(TICK) {
+            Ok((layer, layers, bytes, all)) => shown.show(stdio, layer, layers, bytes, all),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        if let Some(signal) = stdio.signal()? {
+            shown.clear(stdio);
+            return Ok(Prepared::Killed(signal));
+        }
+    }
+    shown.clear(stdio);
+    worker.join().map_err(|_| anyhow!("the thread that builds layer disks panicked"))?.map(Prepared::Layers)
+}
+
+fn open(disk: &LayerDisk) -> Result<OpenLayer> {
+    let file =
+        File::open(&disk.path).with_context(|| format!("cannot open layer disk {}", disk.path.display()))?;
+    Ok(OpenLayer { uuid: Uuid::from_bytes(disk.uuid), file })
+}
+
+/// Each layer once. Where one stands several times (empty layers do), only its topmost place counts: overlayfs refuses
+/// the same lower directory twice, and what is below is hidden by it anyway.
+fn topmost(layers: &[Layer]) -> Vec<Layer> {
+    let mut seen = HashSet::new();
+    let mut kept: Vec<_> = layers.iter().rev().filter(|layer| seen.insert(layer.diff_id)).cloned().collect();
+    kept.reverse();
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image_builder::digest::Digest;
+    use image_builder::layout::Compression;
+
+    #[test]
+    fn the_topmost_place_counts() {
+        let layer = |name: &str| Layer {
+            diff_id: Digest::of(name.as_bytes()),
+            digest: Digest::of(name.as_bytes()),
+            size: 0,
+            media_type: String::new(),
+            compression: Compression::None,
+            blob: name.into(),
+        };
+        let kept = topmost(&["a", "empty", "b", "empty", "c", "a"].map(layer));
+        let names: Vec<_> = kept.iter().map(|layer| layer.blob.to_str().unwrap()).collect();
+        assert_eq!(names, ["b", "empty", "c", "a"]);
+    }
+}

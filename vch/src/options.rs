@@ -1,0 +1,264 @@
+//! What `vch run` can be told. Names and meanings are docker's where docker has them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::{Args, FromArgMatches, ValueEnum};
+
+use crate::accel;
+use crate::size::{self, MIB};
+
+/// The least memory that a containerVM is given, in bytes: below it the kernel does not come up.
+pub const LEAST_MEMORY: u64 = 64 * MIB;
+/// The smallest scratch disk, in bytes.
+const LEAST_SCRATCH: u64 = 4 * MIB;
+/// The most virtual CPUs that the machine types have.
+const MOST_CPUS: u32 = 255;
+
+/// A containerVM to run. [`RunOptions::new`] gives the defaults.
+#[derive(Debug, Clone, Args)]
+pub struct RunOptions {
+    /// Send stdin to the container
+    #[arg(short, long)]
+    pub interactive: bool,
+
+    /// Give the container a terminal; at a terminal, stdin goes to it with or without -i
+    #[arg(short, long)]
+    pub tty: bool,
+
+    /// Set NAME in the environment; without VALUE, to what it is here (repeatable)
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+
+    /// Working directory in the container
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+
+    /// Run as this user, looked up in the image
+    #[arg(short, long, value_name = "NAME|UID[:GROUP|GID]")]
+    pub user: Option<String>,
+
+    /// Memory of the VM, at least 64m
+    #[arg(short, long, value_name = "SIZE", default_value = "256m", value_parser = memory)]
+    pub memory: u64,
+
+    /// Virtual CPUs, a whole number
+    #[arg(long, value_name = "N", default_value = "1", value_parser = cpus)]
+    pub cpus: u32,
+
+    /// Run this in place of the image's entrypoint, and without the image's command; "" is none
+    #[arg(long, value_name = "COMMAND")]
+    pub entrypoint: Option<String>,
+
+    /// Put an init above the command, which reaps orphans; --init=false is for images that bring their own
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub init: bool,
+
+    /// Hostname in the container; its ID by default
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+
+    /// Accepted for docker's sake: a containerVM is always removed at its end
+    #[arg(long)]
+    pub rm: bool,
+
+    /// Name of the container, which no other running one may have
+    #[arg(long)]
+    pub name: Option<String>,
+
+    /// Make the root filesystem read-only
+    #[arg(long)]
+    pub read_only: bool,
+
+    /// Size of the disk that takes what the container writes; it is sparse, and gone with the VM
+    #[arg(long, value_name = "SIZE", default_value = "1g", value_parser = scratch)]
+    pub scratch_size: u64,
+
+    /// Accelerator: KVM where it is usable, else TCG
+    #[arg(long, value_enum, value_name = "NAME", default_value = "auto")]
+    pub accel: accel::Choice,
+
+    /// Boot the kernel directly, or from a CD
+    #[arg(long, value_enum, value_name = "HOW", default_value = "direct")]
+    pub boot: Boot,
+
+    /// Kernel to boot: a bzImage or a PVH vmlinux
+    #[arg(long, value_name = "PATH")]
+    pub kernel: Option<PathBuf>,
+
+    /// Initramfs with tether in it
+    #[arg(long, value_name = "PATH")]
+    pub initrd: Option<PathBuf>,
+
+    /// CD image for --boot iso
+    #[arg(long, value_name = "PATH")]
+    pub iso: Option<PathBuf>,
+
+    /// Firmware for --boot iso
+    #[arg(long, value_enum, value_name = "NAME", default_value = "bios")]
+    pub firmware: Firmware,
+
+    /// QEMU machine type
+    #[arg(long, value_enum, value_name = "NAME", default_value = "q35")]
+    pub machine: Machine,
+
+    /// Folder for layer disks and scratch disks; $CONTAINERVM_STORE or ~/.local/share/containervm by default
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+
+    /// Show the guest's kernel log on stderr
+    #[arg(long)]
+    pub debug: bool,
+
+    /// Give up when the container has not started after so many seconds; 60 with KVM, 180 without
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub boot_timeout: Option<Duration>,
+
+    /// Write what happened when to this file, as JSON
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub timeline: Option<PathBuf>,
+
+    /// A further argument for QEMU (repeatable)
+    #[arg(long, value_name = "ARG", hide = true, allow_hyphen_values = true)]
+    pub qemu_arg: Vec<String>,
+
+    /// Image to run: an OCI image layout folder, PATH[:TAG]
+    pub image: String,
+
+    /// Command and arguments, in place of the image's
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+/// How the guest's kernel gets into memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Boot {
+    /// By QEMU.
+    Direct,
+    /// By a boot loader on a CD.
+    Iso,
+}
+
+/// What runs before the boot loader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Firmware {
+    /// SeaBIOS.
+    Bios,
+    /// OVMF.
+    Uefi,
+}
+
+/// QEMU's machine types that we know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Machine {
+    /// ICH9: PCI Express.
+    Q35,
+    /// PIIX3: PCI.
+    Pc,
+}
+
+impl RunOptions {
+    /// The image with its own command, and the default of every option.
+    pub fn new(image: impl Into<String>) -> Self {
+        let command = Self::augment_args(clap::Command::new("run"));
+        let arguments = ["run".to_owned(), "--".to_owned(), image.into()];
+        match command.try_get_matches_from(arguments).and_then(|matches| Self::from_arg_matches(&matches)) {
+            Ok(options) => options,
+            // The defaults are ours: that they parse is a property of this file, which a test checks.
+            Err(error) => unreachable!("{error}"),
+        }
+    }
+}
+
+fn memory(text: &str) -> Result<u64> {
+    at_least(text, LEAST_MEMORY, "a containerVM needs")
+}
+
+fn scratch(text: &str) -> Result<u64> {
+    at_least(text, LEAST_SCRATCH, "a scratch disk needs")
+}
+
+fn at_least(text: &str, least: u64, who: &str) -> Result<u64> {
+    let size = size::parse(text)?;
+    if size < least {
+        bail!("{who} at least {} MiB", least / MIB);
+    }
+    Ok(size)
+}
+
+fn cpus(text: &str) -> Result<u32> {
+    if text.parse::<f64>().is_ok_and(|number| number.fract() != 0.0) {
+        bail!("a containerVM has whole CPUs");
+    }
+    match text.trim_end_matches(".0").parse() {
+        Ok(count) if (1..=MOST_CPUS).contains(&count) => Ok(count),
+        _ => bail!("a containerVM has 1 to {MOST_CPUS} CPUs"),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration> {
+    Ok(Duration::from_secs(text.parse()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<RunOptions, String> {
+        let command = RunOptions::augment_args(clap::Command::new("run"));
+        let matches = command
+            .try_get_matches_from([&["run"], arguments].concat())
+            .map_err(|error| error.to_string())?;
+        RunOptions::from_arg_matches(&matches).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults() {
+        let options = RunOptions::new("-odd/name");
+        assert_eq!(options.image, "-odd/name");
+        assert_eq!((options.memory, options.cpus, options.scratch_size), (256 * MIB, 1, 1024 * MIB));
+        assert!(
+            options.init
+                && options.command.is_empty()
+                && options.env.is_empty()
+                && !options.interactive
+                && !options.tty
+        );
+    }
+
+    #[test]
+    fn options_after_the_image_are_the_commands() {
+        let options =
+            parse(&["-it", "-e", "A=1", "--env=B", "img", "sh", "-c", "-i", "--help", "-m", "--"]).unwrap();
+        assert!(options.interactive && options.tty);
+        assert_eq!(options.env, ["A=1", "B"]);
+        assert_eq!(options.image, "img");
+        assert_eq!(options.command, ["sh", "-c", "-i", "--help", "-m", "--"]);
+        for first in ["-i", "--rm", "-x", "-m"] {
+            let options = parse(&["img", first, "-t"]).unwrap();
+            assert_eq!(options.command, [first, "-t"]);
+            assert!(!options.interactive && !options.rm && !options.tty);
+        }
+    }
+
+    #[test]
+    fn values_are_checked() {
+        let refused = |arguments: &[&str], why: &str| {
+            let error = parse(arguments).expect_err(why);
+            assert!(error.contains(why), "{error}");
+        };
+        refused(&["-m", "63m", "img"], "at least 64 MiB");
+        refused(&["-m", "lots", "img"], "not a size");
+        refused(&["--cpus", "1.5", "img"], "whole CPUs");
+        refused(&["--cpus", "0", "img"], "1 to 255 CPUs");
+        refused(&["--cpus", "x", "img"], "1 to 255 CPUs");
+        refused(&["--scratch-size", "1k", "img"], "at least 4 MiB");
+        refused(&["--boot", "net", "img"], "direct");
+        refused(&[], "IMAGE");
+        assert!(parse(&["--init", "img", "false"]).unwrap().init);
+        assert!(!parse(&["--init=false", "img"]).unwrap().init);
+        assert_eq!(parse(&["--cpus", "2.0", "-m", "64m", "img"]).unwrap().cpus, 2);
+    }
+}

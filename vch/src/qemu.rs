@@ -1,0 +1,215 @@
+//! QEMU's command line.
+//!
+//! Everything is handed over as an open descriptor: disks by `-add-fd`, lines by `-chardev socket,fd=`. There are no
+//! paths to guess, no ports, and no files to leave behind.
+
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+
+use anyhow::{Result, bail};
+use serde_json::json;
+
+use crate::accel::Accel;
+use crate::boot::Boot;
+use crate::options::{Machine, RunOptions};
+use crate::size::MIB;
+
+/// The name that the guest finds its port by, in `/sys/class/virtio-ports/*/name`.
+pub const PORT: &str = "org.containervm.channel";
+/// PCI slots that are free on both machine types, and functions in each.
+const SLOTS: usize = 29;
+const FUNCTIONS: usize = 8;
+/// The first of them: on pc, slot 1 is the chipset's.
+const FIRST_SLOT: usize = 2;
+/// The most disks: each is a function, and one is the channel's.
+pub const MOST_DISKS: usize = SLOTS * FUNCTIONS - 1;
+
+/// The descriptors that QEMU inherits.
+#[derive(Debug, Clone)]
+pub struct Descriptors {
+    /// The channel's socket.
+    pub channel: RawFd,
+    /// The serial console's socket.
+    pub console: RawFd,
+    /// QMP's socket.
+    pub monitor: RawFd,
+    /// The scratch disk.
+    pub scratch: RawFd,
+    /// The layer disks.
+    pub layers: Vec<RawFd>,
+    /// The CD.
+    pub cd: Option<RawFd>,
+}
+
+impl Descriptors {
+    /// All of them.
+    pub fn all(&self) -> Vec<RawFd> {
+        let fixed = [self.channel, self.console, self.monitor, self.scratch];
+        fixed.into_iter().chain(self.layers.iter().copied()).chain(self.cd).collect()
+    }
+}
+
+/// The arguments for a VM named `name`.
+///
+/// # Errors
+/// There are more disks than fit.
+pub fn arguments(
+    name: &str,
+    options: &RunOptions,
+    accel: Accel,
+    boot: &Boot,
+    descriptors: &Descriptors,
+) -> Result<Vec<OsString>> {
+    let mut arguments: Vec<OsString> = Vec::new();
+    let mut add = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
+    add(&["-name", &format!("guest={name}")]);
+    add(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-rtc", "base=utc"]);
+    // A guest that breaks out of its devices finds a process that can start nothing and become nobody.
+    add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
+    add(&["-machine", &machine(options.machine, boot)]);
+    // max: images built for x86-64-v3 run under TCG too; it costs 5 % of a boot against qemu64 (measured).
+    let (accel, cpu) = match accel {
+        Accel::Kvm => ("kvm", "host"),
+        Accel::Tcg => ("tcg", "max"),
+    };
+    add(&["-accel", accel, "-cpu", cpu, "-smp", &options.cpus.to_string()]);
+    add(&["-m", &format!("{}M", options.memory.div_ceil(MIB))]);
+    for (id, descriptor) in
+        [("channel", descriptors.channel), ("console", descriptors.console), ("qmp", descriptors.monitor)]
+    {
+        add(&["-chardev", &format!("socket,id={id},fd={descriptor}")]);
+    }
+    add(&["-mon", "chardev=qmp,mode=control", "-serial", "chardev:console"]);
+    let port = format!("virtserialport,bus=ports.0,chardev=channel,name={PORT}");
+    add(&["-device", &format!("virtio-serial-pci,id=ports,{}", address(0)), "-device", &port]);
+    disks(descriptors, &mut add)?;
+    start(boot, descriptors, &mut arguments);
+    arguments.extend(options.qemu_arg.iter().map(OsString::from));
+    Ok(arguments)
+}
+
+/// Without the devices that a guest would only wait for: SATA's link alone costs 0.3 s (FINDINGS.md).
+fn machine(machine: Machine, boot: &Boot) -> String {
+    match (machine, boot) {
+        (Machine::Q35, Boot::Direct { .. }) => "q35,usb=off,smbus=off,sata=off",
+        (Machine::Q35, Boot::Iso { .. }) => "q35,usb=off,smbus=off",
+        (Machine::Pc, _) => "pc,usb=off",
+    }
+    .to_owned()
+}
+
+fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<()> {
+    let count = descriptors.layers.len() + 1;
+    if count > MOST_DISKS {
+        bail!("the image has {} layers, but the VM has room for {} at most", count - 1, MOST_DISKS - 1);
+    }
+    let layers = descriptors.layers.iter().map(|layer| (*layer, true));
+    for (i, (descriptor, read_only)) in [(descriptors.scratch, false)].into_iter().chain(layers).enumerate() {
+        let node = format!("disk{i}");
+        file(&node, descriptor, read_only, add);
+        // "stop": a host that cannot read or write is not the guest's business; we hear of it by QMP and end the VM.
+        let device =
+            format!("virtio-blk-pci,drive={node},num-queues=1,rerror=stop,werror=stop,{}", address(i + 1));
+        add(&["-device", &device]);
+    }
+    Ok(())
+}
+
+/// Makes `descriptor` the block node `node`. Flushes are not passed on: the scratch disk dies with the VM.
+fn file(node: &str, descriptor: RawFd, read_only: bool, add: &mut impl FnMut(&[&str])) {
+    add(&["-add-fd", &format!("fd={descriptor},set={descriptor}")]);
+    let node = json!({
+        "driver": "file", "node-name": node, "filename": format!("/dev/fdset/{descriptor}"),
+        "read-only": read_only, "discard": "unmap", "cache": {"no-flush": true},
+    });
+    add(&["-blockdev", &node.to_string()]);
+}
+
+fn start(boot: &Boot, descriptors: &Descriptors, arguments: &mut Vec<OsString>) {
+    let (Boot::Direct { firmware, .. } | Boot::Iso { firmware, .. }) = boot;
+    if let Some(firmware) = firmware {
+        arguments.extend(["-bios".into(), firmware.into()]);
+    }
+    if let Boot::Direct { kernel, initrd, parameters, .. } = boot {
+        arguments.extend(["-kernel".into(), kernel.into(), "-initrd".into(), initrd.into()]);
+        arguments.extend(["-append".into(), parameters.into()]);
+    }
+    if let Some(cd) = descriptors.cd {
+        let mut add = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
+        file("cd", cd, true, &mut add);
+        add(&["-device", "ide-cd,bus=ide.0,drive=cd,bootindex=0"]);
+    }
+}
+
+/// The PCI address of our device number `index`: every slot's eight functions are used.
+fn address(index: usize) -> String {
+    let (slot, function) = (FIRST_SLOT + index / FUNCTIONS, index % FUNCTIONS);
+    let multifunction = if function == 0 { ",multifunction=on" } else { "" };
+    format!("addr={slot:x}.{function}{multifunction}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    fn lines(layers: usize, boot: &Boot, options: &RunOptions) -> Result<Vec<String>> {
+        let layers = (100..).take(layers).collect();
+        let cd = matches!(boot, Boot::Iso { .. }).then_some(7);
+        let descriptors = Descriptors { channel: 3, console: 4, monitor: 5, scratch: 6, layers, cd };
+        let arguments = arguments("x", options, Accel::Tcg, boot, &descriptors)?;
+        Ok(arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect())
+    }
+
+    fn direct() -> Boot {
+        Boot::Direct {
+            firmware: None,
+            kernel: "/k,1".into(),
+            initrd: "/i".into(),
+            parameters: "quiet x".into(),
+        }
+    }
+
+    #[test]
+    fn every_disk_has_a_place_of_its_own() {
+        let arguments = lines(200, &direct(), &RunOptions::new("img")).unwrap();
+        let disks: Vec<_> =
+            arguments.iter().filter(|argument| argument.starts_with("virtio-blk-pci,")).collect();
+        assert_eq!(disks.len(), 201);
+        let place =
+            |device: &String| device.split("addr=").nth(1).unwrap().split(',').next().unwrap().to_owned();
+        let places: HashSet<_> = arguments.iter().filter(|a| a.contains("addr=")).map(place).collect();
+        assert_eq!(places.len(), 202);
+        for place in &places {
+            let slot = usize::from_str_radix(place.split('.').next().unwrap(), 16).unwrap();
+            assert!((FIRST_SLOT..FIRST_SLOT + SLOTS).contains(&slot) && slot < 0x1f, "{place}");
+            assert!(places.contains(&format!("{slot:x}.0")), "{place} without function 0");
+        }
+        let writable = arguments.iter().filter(|argument| argument.contains("\"read-only\":false")).count();
+        assert_eq!(writable, 1);
+        assert!(lines(MOST_DISKS - 1, &direct(), &RunOptions::new("img")).is_ok());
+        let error = lines(MOST_DISKS, &direct(), &RunOptions::new("img")).unwrap_err().to_string();
+        assert!(error.contains("231 layers"), "{error}");
+    }
+
+    #[test]
+    fn a_direct_boot_and_a_cd() {
+        let after = |arguments: &[String], flag: &str| {
+            arguments.iter().position(|argument| argument == flag).map(|at| arguments[at + 1].clone())
+        };
+        let mut options = RunOptions::new("img");
+        options.memory = 100 * MIB + 1;
+        options.qemu_arg = vec!["-icount".into(), "shift=6".into()];
+        let arguments = lines(1, &direct(), &options).unwrap();
+        assert_eq!(after(&arguments, "-kernel").unwrap(), "/k,1");
+        assert_eq!(after(&arguments, "-append").unwrap(), "quiet x");
+        assert_eq!(after(&arguments, "-m").unwrap(), "101M");
+        assert_eq!(after(&arguments, "-icount").unwrap(), "shift=6");
+        assert_eq!(after(&arguments, "-bios"), None);
+        let cd = Boot::Iso { firmware: Some("/ovmf".into()), image: "/cd".into() };
+        let arguments = lines(1, &cd, &options).unwrap();
+        assert_eq!(after(&arguments, "-kernel"), None);
+        assert_eq!(after(&arguments, "-bios").unwrap(), "/ovmf");
+        assert!(!after(&arguments, "-machine").unwrap().contains("sata=off"));
+    }
+}

@@ -1,0 +1,81 @@
+//! When the loop is over, and why.
+
+use std::fmt;
+use std::time::Instant;
+
+use anyhow::{Result, anyhow};
+
+use super::{POWER_OFF, Relay};
+use crate::conversation::Phase;
+use crate::exit::End;
+use crate::text::harmless;
+
+/// The VM has ended without saying how the container did.
+#[derive(Debug)]
+pub struct Gone {
+    /// What is known of the reason.
+    pub why: String,
+    /// Whether the reason is the guest's own: then QEMU has nothing to add.
+    pub known: bool,
+}
+
+impl fmt::Display for Gone {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.why)
+    }
+}
+
+impl std::error::Error for Gone {}
+
+impl Relay<'_> {
+    /// Whether it is over. Called whenever something may have changed.
+    pub(super) fn verdict(&mut self) -> Result<Option<End>> {
+        let gone = self.open.is_empty();
+        let drained = self.talk.drained() && self.stderr.waiting() == 0;
+        if self.talk.acknowledge()? {
+            self.deadline = Some(Instant::now() + POWER_OFF);
+        }
+        let late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        match self.talk.phase() {
+            Phase::Stopping(status) if (gone && drained) || late => Ok(Some(End::Exited(*status))),
+            Phase::Failed(failure) if drained => Ok(Some(End::Failed(failure.clone()))),
+            Phase::Booting | Phase::Starting | Phase::Running if gone && drained => Err(self.gone().into()),
+            Phase::Booting | Phase::Starting | Phase::Running if late => Err(self.late()),
+            _ => Ok(None),
+        }
+    }
+
+    /// Why the VM is gone: the kernel's word, QEMU's, or a guess.
+    fn gone(&self) -> Gone {
+        let errors = harmless(&self.errors, super::ERRORS);
+        let whereabouts = self.talk.whereabouts();
+        let seconds = self.clock.seconds();
+        let (why, known) = match (self.console.panic(), &self.shutdown) {
+            (Some(panic), _) => (format!("the guest's kernel gave up after {seconds:.1} s: {panic}"), true),
+            (None, Some(reason)) if reason.starts_with("guest-") => {
+                let what = if reason == "guest-reset" { "reset itself" } else { "switched itself off" };
+                (format!("the guest {what} after {seconds:.1} s: {whereabouts}{}", self.last_words()), true)
+            }
+            (None, Some(reason)) => (format!("QEMU stopped the VM ({reason}): {whereabouts}"), false),
+            (None, None) if !errors.is_empty() => (format!("QEMU failed: {errors}"), true),
+            (None, None) => (format!("the VM has ended by itself: {whereabouts}"), false),
+        };
+        Gone { why, known }
+    }
+
+    fn late(&self) -> anyhow::Error {
+        if let Some(panic) = self.console.panic() {
+            return anyhow!("the guest's kernel gave up after {:.1} s: {panic}", self.clock.seconds());
+        }
+        anyhow!(
+            "the container did not start within {} s: {}{}; --debug shows the kernel's log, --boot-timeout gives more time",
+            self.boot_timeout.as_secs(),
+            self.talk.whereabouts(),
+            self.last_words(),
+        )
+    }
+
+    fn last_words(&self) -> String {
+        self.console.last().map_or_else(String::new, |line| format!("; the console's last line: {line}"))
+    }
+}

@@ -1,0 +1,385 @@
+//! The loop against a guest made of a thread: real sockets and pipes, no VM.
+
+use std::convert::Infallible;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::thread;
+
+use nix::unistd::pipe;
+use protocol::{Disks, ExitStatus, GuestLink, SPEC_VERSION, ToGuest, ToHost, Uuid};
+
+use super::*;
+
+const MANY: usize = 10 << 20;
+
+/// The far ends of the wires.
+struct Guest {
+    link: GuestLink,
+    channel: UnixStream,
+    console: UnixStream,
+    monitor: UnixStream,
+    _errors: OwnedFd,
+}
+
+impl Guest {
+    /// Writes what waits to be written, and reads what has come; says whether the line still stands.
+    fn pump(&mut self) -> bool {
+        let count = self.link.output().len();
+        if count > 0 && self.channel.write_all(self.link.output()).is_err() {
+            return false;
+        }
+        self.link.wrote(count);
+        let mut chunk = [0; 65536];
+        self.channel.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+        match self.channel.read(&mut chunk) {
+            Ok(0) => false,
+            Ok(count) => {
+                self.link.receive(&chunk[..count]).unwrap();
+                true
+            }
+            Err(e) => e.kind() == std::io::ErrorKind::WouldBlock,
+        }
+    }
+
+    fn message(&mut self) -> ToGuest {
+        loop {
+            match self.link.event() {
+                Some(protocol::Event::Message(message)) => return message,
+                Some(protocol::Event::Connected(_)) => {}
+                None => assert!(self.pump(), "the host has hung up"),
+            }
+        }
+    }
+
+    fn send(&mut self, message: &ToHost) {
+        self.link.send(message).unwrap();
+        self.pump();
+    }
+
+    /// Up to the start of the container.
+    fn started(mut self) -> Self {
+        self.send(&ToHost::Ready { tether: "test".into(), timeline: vec![] });
+        assert!(matches!(self.message(), ToGuest::Start(start) if start.time > 0));
+        self.send(&ToHost::Started { timeline: vec![] });
+        self
+    }
+
+    fn write(&mut self, stream: Stream, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let put = |room: &mut [u8]| {
+                let count = room.len().min(bytes.len());
+                room[..count].copy_from_slice(&bytes[..count]);
+                Ok::<_, Infallible>(count)
+            };
+            let count = self.link.fill(stream, put).unwrap();
+            bytes = &bytes[count..];
+            assert!(self.pump(), "the host has hung up");
+        }
+    }
+
+    fn exited(&mut self, status: ExitStatus) {
+        self.link.end(Stream::Stdout);
+        self.link.end(Stream::Stderr);
+        self.send(&ToHost::Exited { status, timeline: vec![], peak_rss: 7 });
+    }
+
+    /// The exit that all is well with.
+    fn leaves(mut self, status: ExitStatus) {
+        self.exited(status);
+        assert_eq!(self.message(), ToGuest::Acknowledged);
+        self.send(&ToHost::Stopped { timeline: vec![] });
+    }
+}
+
+/// The user's ends.
+struct User {
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    signals: OwnedFd,
+}
+
+impl User {
+    fn signal(&self, signal: Signal) {
+        let mut record = [0; 128];
+        record[..4].copy_from_slice(&(signal as u32).to_ne_bytes());
+        nix::unistd::write(&self.signals, &record).unwrap();
+    }
+}
+
+fn all(descriptor: OwnedFd) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    std::fs::File::from(descriptor).read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+fn plan(boot_timeout: Duration) -> Plan {
+    let machine = MachineSpec {
+        version: SPEC_VERSION,
+        config: protocol::oci::Spec::default(),
+        disks: Disks { layers: vec![], scratch: Uuid::nil() },
+        user: None,
+        init: true,
+    };
+    Plan { machine, stdin: true, raw: false, debug: false, boot_timeout }
+}
+
+/// Runs the loop between a guest and a user, each on a thread of its own.
+fn between(
+    guest: impl FnOnce(Guest) + Send + 'static,
+    user: impl FnOnce(User) + Send + 'static,
+    boot_timeout: Duration,
+) -> Result<Outcome> {
+    let pair = || {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (ours, theirs)
+    };
+    let ((channel, theirs), (console, their_console), (monitor, their_monitor)) = (pair(), pair(), pair());
+    let (errors, their_errors) = pipe().unwrap();
+    let wires = Wires { channel, console, monitor, errors };
+    let far = Guest {
+        link: GuestLink::guest(),
+        channel: theirs,
+        console: their_console,
+        monitor: their_monitor,
+        _errors: their_errors,
+    };
+    let (stdin, their_stdin) = pipe().unwrap();
+    let (their_stdout, stdout) = pipe().unwrap();
+    let (their_stderr, stderr) = pipe().unwrap();
+    let (signals, their_signals) = pipe().unwrap();
+    let stdio = Stdio { stdin, stdout, stderr, signals: Some(signals) };
+    let near =
+        User { stdin: their_stdin, stdout: their_stdout, stderr: their_stderr, signals: their_signals };
+    let threads = [thread::spawn(|| guest(far)), thread::spawn(|| user(near))];
+    let outcome = run(plan(boot_timeout), wires, &stdio, Clock::start());
+    drop(stdio);
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    outcome
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn error(outcome: Result<Outcome>) -> String {
+    format!("{:#}", outcome.unwrap_err())
+}
+
+fn pattern(count: usize) -> Vec<u8> {
+    (0_u32..).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_be_bytes()).take(count).collect()
+}
+
+#[test]
+fn ten_mebibytes_there_and_back() {
+    let echo = |guest: Guest| {
+        let mut guest = guest.started();
+        while !guest.link.finished(Stream::Stdin) {
+            let bytes = guest.link.pending(Stream::Stdin).to_vec();
+            guest.write(Stream::Stdout, &bytes);
+            guest.link.consume(Stream::Stdin, bytes.len());
+            assert!(guest.pump());
+        }
+        guest.write(Stream::Stderr, b"done");
+        guest.leaves(ExitStatus::Code(3));
+    };
+    let user = |user: User| {
+        let stdin = user.stdin;
+        let feeder = thread::spawn(move || std::fs::File::from(stdin).write_all(&pattern(MANY)).unwrap());
+        assert!(all(user.stdout) == pattern(MANY));
+        feeder.join().unwrap();
+        assert_eq!(all(user.stderr), b"done");
+    };
+    let outcome = between(echo, user, MINUTE).unwrap();
+    assert_eq!((outcome.end, outcome.peak_rss), (End::Exited(ExitStatus::Code(3)), 7));
+}
+
+#[test]
+fn the_exit_is_acknowledged_after_the_last_byte_was_written() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let guest = move |guest: Guest| {
+        let mut guest = guest.started();
+        guest.write(Stream::Stdout, &pattern(200_000));
+        guest.exited(ExitStatus::Code(0));
+        for _ in 0..40 {
+            guest.pump();
+            assert_eq!(guest.link.event(), None, "nobody has read yet");
+        }
+        tell.send(()).unwrap();
+        assert_eq!(guest.message(), ToGuest::Acknowledged);
+        guest.send(&ToHost::Stopped { timeline: vec![] });
+    };
+    let user = move |user: User| {
+        told.recv().unwrap();
+        assert!(all(user.stdout) == pattern(200_000));
+    };
+    assert_eq!(between(guest, user, MINUTE).unwrap().code(), 0);
+}
+
+#[test]
+fn an_unread_stdout_does_not_stop_stderr() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let guest = |guest: Guest| {
+        let mut guest = guest.started();
+        guest.write(Stream::Stdout, &pattern(300_000));
+        guest.write(Stream::Stderr, b"still here");
+        guest.leaves(ExitStatus::Code(0));
+    };
+    let user = move |user: User| {
+        let mut text = [0; 10];
+        std::fs::File::from(user.stderr).read_exact(&mut text).unwrap();
+        tell.send(text).unwrap();
+        assert!(all(user.stdout) == pattern(300_000));
+    };
+    assert_eq!(between(guest, user, MINUTE).unwrap().code(), 0);
+    assert_eq!(&told.recv().unwrap(), b"still here");
+}
+
+#[test]
+fn a_closed_stdout_ends_it() {
+    let guest = |guest: Guest| {
+        let mut guest = guest.started();
+        while guest.pump() {
+            let put = |room: &mut [u8]| Ok::<_, Infallible>(room.len());
+            guest.link.fill(Stream::Stdout, put).unwrap();
+        }
+    };
+    let user = |user: User| {
+        std::fs::File::from(user.stdout).read_exact(&mut [0; 100]).unwrap();
+    };
+    let outcome = between(guest, user, MINUTE).unwrap();
+    assert_eq!((outcome.code(), outcome.end), (141, End::Closed(Stream::Stdout)));
+}
+
+#[test]
+fn liars() {
+    let garbage = |mut guest: Guest| {
+        guest.pump();
+        guest.channel.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n").unwrap();
+    };
+    let told = error(between(garbage, drop, MINUTE));
+    assert!(told.starts_with("the guest broke the channel's protocol: a frame begins with"), "{told}");
+
+    let early = |mut guest: Guest| guest.exited(ExitStatus::Code(0));
+    let told = error(between(early, drop, MINUTE));
+    assert!(told.contains("it says Exited while booting"), "{told}");
+
+    let twice =
+        |guest: Guest| guest.started().send(&ToHost::Ready { tether: String::new(), timeline: vec![] });
+    let told = error(between(twice, drop, MINUTE));
+    assert!(told.contains("it says Ready while the container runs"), "{told}");
+}
+
+#[test]
+fn a_panic_is_quoted() {
+    let guest = |guest: Guest| {
+        let mut guest = guest.started();
+        guest.console.write_all(b"[ 1.0] Kernel panic - not syncing: Attempted to kill init!\r\n").unwrap();
+        guest.monitor.write_all(b"{\"event\":\"SHUTDOWN\",\"data\":{\"reason\":\"guest-reset\"}}\n").unwrap();
+    };
+    let told = error(between(guest, drop, MINUTE));
+    assert!(told.contains("gave up after 0."), "{told}");
+    assert!(told.ends_with("Kernel panic - not syncing: Attempted to kill init!"), "{told}");
+    // The same, when the machine does not reset.
+    let hangs = |guest: Guest| {
+        let mut guest = guest.started();
+        guest.console.write_all(b"Kernel panic - not syncing: stuck\n").unwrap();
+        while guest.pump() {}
+    };
+    assert!(error(between(hangs, drop, MINUTE)).contains("not syncing: stuck"));
+}
+
+#[test]
+fn a_guest_that_does_not_come_up() {
+    let silent = |mut guest: Guest| {
+        guest.console.write_all(b"SeaBIOS\n").unwrap();
+        while guest.channel.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {}
+    };
+    let told = error(between(silent, drop, Duration::from_millis(300)));
+    assert!(told.contains("had not got as far as tether; the console's last line: SeaBIOS"), "{told}");
+    let stuck = |mut guest: Guest| {
+        let step = protocol::Step { name: "channel".into(), at: 1 };
+        guest.send(&ToHost::Ready { tether: String::new(), timeline: vec![step] });
+        while guest.pump() {}
+    };
+    let told = error(between(stuck, drop, Duration::from_millis(300)));
+    assert!(told.contains("tether was starting the container (its last step: channel)"), "{told}");
+    let off = |mut guest: Guest| {
+        guest
+            .monitor
+            .write_all(b"{\"event\":\"SHUTDOWN\",\"data\":{\"reason\":\"guest-shutdown\"}}\n")
+            .unwrap();
+    };
+    let told = error(between(off, drop, MINUTE));
+    assert!(told.contains("switched itself off"), "{told}");
+}
+
+#[test]
+fn a_full_host_disk() {
+    let guest = |guest: Guest| {
+        let mut guest = guest.started();
+        let event = "{\"event\":\"BLOCK_IO_ERROR\",\"data\":{\"action\":\"stop\",\"nospace\":true}}\n";
+        guest.monitor.write_all(event.as_bytes()).unwrap();
+        while guest.pump() {}
+    };
+    assert!(error(between(guest, drop, MINUTE)).contains("the host's disk is full"));
+}
+
+#[test]
+fn signals_stop_a_start_and_are_passed_on_once() {
+    let booting = |mut guest: Guest| while guest.pump() {};
+    let outcome = between(booting, |user: User| user.signal(Signal::SIGTERM), MINUTE).unwrap();
+    assert_eq!((outcome.code(), outcome.end), (143, End::Killed(Signal::SIGTERM)));
+
+    let (tell, told) = std::sync::mpsc::channel();
+    let obeys = move |guest: Guest| {
+        let mut guest = guest.started();
+        tell.send(()).unwrap();
+        assert_eq!(guest.message(), ToGuest::Signal(2));
+        guest.leaves(ExitStatus::Signal { signal: 2, core: false });
+    };
+    let once = move |user: User| {
+        told.recv().unwrap();
+        thread::sleep(Duration::from_millis(50));
+        user.signal(Signal::SIGINT);
+        all(user.stdout);
+    };
+    let outcome = between(obeys, once, MINUTE).unwrap();
+    assert_eq!((outcome.code(), outcome.sentence().as_deref()), (130, Some("stopped by SIGINT")));
+
+    let (tell, told) = std::sync::mpsc::channel();
+    let deaf = move |guest: Guest| {
+        let mut guest = guest.started();
+        tell.send(()).unwrap();
+        while guest.pump() {}
+    };
+    let twice = move |user: User| {
+        told.recv().unwrap();
+        thread::sleep(Duration::from_millis(50));
+        user.signal(Signal::SIGINT);
+        user.signal(Signal::SIGTERM);
+        all(user.stdout);
+    };
+    assert_eq!(between(deaf, twice, MINUTE).unwrap().end, End::Killed(Signal::SIGTERM));
+}
+
+#[test]
+fn a_failure_comes_with_its_stage() {
+    let guest = |mut guest: Guest| {
+        guest.send(&ToHost::Ready { tether: String::new(), timeline: vec![] });
+        guest.message();
+        guest.send(&ToHost::Failed(protocol::Failure {
+            stage: protocol::Stage::Exec,
+            errno: Some(libc::ENOENT),
+            message: "nope: No such file or directory".into(),
+        }));
+        while guest.pump() {}
+    };
+    let outcome = between(guest, drop, MINUTE).unwrap();
+    assert_eq!(outcome.code(), 127);
+    assert_eq!(
+        outcome.sentence().unwrap(),
+        "could not start the container: executing the command: nope: No such file or directory"
+    );
+}

@@ -1,0 +1,133 @@
+//! The machine spec: an image's config and the user's options, put together by docker's rules.
+
+use anyhow::{Result, bail};
+use oci_spec::image::Config;
+use protocol::oci::{ConsoleSize, Process, Root, Spec};
+use protocol::{Disks, MachineSpec, SPEC_VERSION};
+
+use crate::defaults;
+use crate::options::RunOptions;
+
+/// Version of the runtime-spec that the config is written by.
+const OCI_VERSION: &str = "1.2.0";
+/// The longest hostname that Linux takes, in bytes (`HOST_NAME_MAX`).
+const HOSTNAME: usize = 64;
+/// Characters of a container's ID that docker shows, and names the host by.
+const SHORT_ID: usize = 12;
+
+/// Composes the machine spec.
+///
+/// `image` is the image's `config`; `id` the container's ID in hex; `host` looks up the host's environment.
+///
+/// # Errors
+/// There is nothing to run, or an option cannot be honoured.
+pub fn compose(
+    image: &Config,
+    options: &RunOptions,
+    id: &str,
+    disks: Disks,
+    console_size: Option<ConsoleSize>,
+    host: impl Fn(&str) -> Option<String>,
+) -> Result<MachineSpec> {
+    let hostname = hostname(options, id)?;
+    let process = Process {
+        terminal: options.tty,
+        console_size: console_size.filter(|_| options.tty),
+        cwd: cwd(image, options)?,
+        env: environment(image, options, &hostname, host)?,
+        args: arguments(image, options)?,
+        capabilities: Some(defaults::capabilities()),
+        ..Process::default()
+    };
+    let config = Spec {
+        oci_version: OCI_VERSION.to_owned(),
+        process,
+        root: Root { path: "rootfs".to_owned(), readonly: options.read_only },
+        hostname: Some(hostname),
+        mounts: defaults::mounts(),
+        linux: defaults::linux(),
+        ..Spec::default()
+    };
+    let user = options.user.as_ref().or(image.user().as_ref()).filter(|user| !user.is_empty()).cloned();
+    Ok(MachineSpec { version: SPEC_VERSION, config, disks, user, init: options.init })
+}
+
+/// Entrypoint and command. A command of the user's takes the place of the image's; an entrypoint of the user's drops
+/// the image's command too, for it was written for the image's entrypoint.
+fn arguments(image: &Config, options: &RunOptions) -> Result<Vec<String>> {
+    let images = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+    let (mut arguments, command) = match &options.entrypoint {
+        Some(entrypoint) if entrypoint.is_empty() => (vec![], vec![]),
+        Some(entrypoint) => (vec![entrypoint.clone()], vec![]),
+        None => (images(image.entrypoint()), images(image.cmd())),
+    };
+    arguments.extend(if options.command.is_empty() { command } else { options.command.clone() });
+    if arguments.is_empty() {
+        bail!("no command: the image has none, so one must be given after its name");
+    }
+    Ok(arguments)
+}
+
+fn cwd(image: &Config, options: &RunOptions) -> Result<String> {
+    if let Some(dir) = &options.workdir
+        && !dir.starts_with('/')
+    {
+        bail!("the working directory {dir:?} is not an absolute path");
+    }
+    let dir = options.workdir.as_ref().or(image.working_dir().as_ref()).map_or("", String::as_str);
+    Ok(if dir.starts_with('/') { dir.to_owned() } else { format!("/{dir}") })
+}
+
+fn hostname(options: &RunOptions, id: &str) -> Result<String> {
+    let Some(name) = &options.hostname else {
+        return Ok(id.chars().take(SHORT_ID).collect());
+    };
+    let label =
+        |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if name.len() > HOSTNAME || !name.split('.').all(label) {
+        bail!("{name:?} is not a hostname: at most {HOSTNAME} letters, digits, - and .");
+    }
+    Ok(name.clone())
+}
+
+/// Docker's own variables, the user's over them, and the image's where neither has spoken.
+fn environment(
+    image: &Config,
+    options: &RunOptions,
+    hostname: &str,
+    host: impl Fn(&str) -> Option<String>,
+) -> Result<Vec<String>> {
+    let mut env = vec![defaults::PATH.to_owned(), format!("HOSTNAME={hostname}")];
+    env.extend(options.tty.then(|| "TERM=xterm".to_owned()));
+    for entry in image.env().iter().flatten() {
+        set(&mut env, entry);
+    }
+    for entry in &options.env {
+        match entry.split_once('=') {
+            Some(("", _)) => bail!("-e {entry:?} has no name"),
+            Some(_) => set(&mut env, entry),
+            None if entry.is_empty() => bail!("-e {entry:?} has no name"),
+            // As docker does: what the host does not have, the container shall not have either.
+            None => match host(entry) {
+                Some(value) => set(&mut env, &format!("{entry}={value}")),
+                None => env.retain(|old| name(old) != entry),
+            },
+        }
+    }
+    Ok(env)
+}
+
+/// Puts `entry` in the place of the variable of that name, or at the end.
+fn set(env: &mut Vec<String>, entry: &str) {
+    match env.iter_mut().find(|old| name(old) == name(entry)) {
+        Some(old) => entry.clone_into(old),
+        None => env.push(entry.to_owned()),
+    }
+}
+
+fn name(entry: &str) -> &str {
+    entry.split_once('=').map_or(entry, |(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests;

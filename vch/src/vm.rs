@@ -1,0 +1,124 @@
+//! A QEMU process, and the lines to it. It never outlives its [`Vm`], nor the thread that started it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use anyhow::{Context, Result, anyhow};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::Signal;
+
+use crate::accel::Accel;
+use crate::boot::Boot;
+use crate::child;
+use crate::layers::OpenLayer;
+use crate::options::RunOptions;
+use crate::qemu::{self, Descriptors};
+
+const QEMU: &str = "qemu-system-x86_64";
+
+/// Our ends of the lines to a VM, all non-blocking. When the VM is gone they all end, for nobody else holds the others.
+#[derive(Debug)]
+pub struct Wires {
+    /// The channel to tether.
+    pub channel: UnixStream,
+    /// The guest's serial console.
+    pub console: UnixStream,
+    /// QMP.
+    pub monitor: UnixStream,
+    /// QEMU's stderr.
+    pub errors: OwnedFd,
+}
+
+/// A running QEMU. Dropping it kills and reaps it.
+#[derive(Debug)]
+pub struct Vm {
+    child: Child,
+}
+
+impl Vm {
+    /// Starts QEMU. It dies with the calling thread.
+    ///
+    /// # Errors
+    /// QEMU is not installed or cannot be started. What QEMU itself finds wrong comes on [`Wires::errors`].
+    pub fn start(
+        name: &str,
+        options: &RunOptions,
+        accel: Accel,
+        boot: &Boot,
+        scratch: &File,
+        layers: &[OpenLayer],
+    ) -> Result<(Self, Wires)> {
+        let (channel, theirs_channel) = UnixStream::pair()?;
+        let (console, theirs_console) = UnixStream::pair()?;
+        let (monitor, theirs_monitor) = UnixStream::pair()?;
+        let cd = match boot {
+            Boot::Iso { image, .. } => {
+                Some(File::open(image).with_context(|| format!("cannot open {}", image.display()))?)
+            }
+            Boot::Direct { .. } => None,
+        };
+        let descriptors = Descriptors {
+            channel: theirs_channel.as_raw_fd(),
+            console: theirs_console.as_raw_fd(),
+            monitor: theirs_monitor.as_raw_fd(),
+            scratch: scratch.as_raw_fd(),
+            layers: layers.iter().map(|layer| layer.file.as_raw_fd()).collect(),
+            cd: cd.as_ref().map(File::as_raw_fd),
+        };
+        let mut command = Command::new(QEMU);
+        command.args(qemu::arguments(name, options, accel, boot, &descriptors)?);
+        // A process group of its own: ^C at the terminal is for us to act on.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+        child::bind(&mut command, descriptors.all());
+        let mut child = command.spawn().map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => {
+                anyhow!("{QEMU} is not installed: it is in Debian's package qemu-system-x86")
+            }
+            _ => anyhow!("cannot start {QEMU}: {e}"),
+        })?;
+        let errors = child.stderr.take().map(OwnedFd::from);
+        let vm = Self { child };
+        let errors = errors.context("QEMU has no stderr")?;
+        fcntl(&errors, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        for line in [&channel, &console, &monitor] {
+            line.set_nonblocking(true)?;
+        }
+        Ok((vm, Wires { channel, console, monitor, errors }))
+    }
+
+    /// Waits for QEMU, whose lines have ended, and says how it ended if that was not of its own will.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn wait(&mut self) -> Result<Option<String>> {
+        let status = self.child.wait().context("cannot wait for QEMU")?;
+        Ok(verdict(status))
+    }
+}
+
+fn verdict(status: ExitStatus) -> Option<String> {
+    match (status.signal(), status.code()) {
+        (Some(libc::SIGKILL), _) => {
+            Some("QEMU was killed by SIGKILL; the host may have run out of memory".to_owned())
+        }
+        (Some(signal), _) => {
+            let name =
+                Signal::try_from(signal).map_or_else(|_| signal.to_string(), |s| s.as_str().to_owned());
+            Some(format!("QEMU died of {name}"))
+        }
+        (None, Some(code)) if code != 0 => Some(format!("QEMU gave up with exit status {code}")),
+        _ => None,
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        // Both fail only where there is nothing left to do: the process is gone and reaped.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}

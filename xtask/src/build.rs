@@ -1,0 +1,109 @@
+//! Everything that `vch run` needs: the programs, what a containerVM boots from, a default image.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use image_builder::kernel::KernelTree;
+use image_builder::{initramfs, kernel as kernel_image, testimage};
+
+use crate::kernel;
+use crate::process::{cargo_build, say};
+use crate::tools::{BUSYBOX, MUSL};
+use crate::workspace::{Workspace, is_stale, write};
+
+/// Builds what is missing or out of date; `no_install`: without fetching the kernel.
+pub fn all(workspace: &Workspace, no_install: bool) -> Result<()> {
+    let bootstrap = workspace.bootstrap();
+    fs::create_dir_all(&bootstrap).with_context(|| format!("making {}", bootstrap.display()))?;
+    let tree = KernelTree::open(&kernel::tree(workspace, no_install)?)?;
+    cargo_build(&workspace.root, &["--release", "-p", "vch", "-p", "image-builder"])?;
+    cargo_build(&workspace.root, &["--release", "-p", "tether", "--target", MUSL])?;
+    kernels(&tree, &bootstrap)?;
+    initrd(workspace, &tree, Signatures::Cut)?;
+    default_image(workspace)
+}
+
+/// `vmlinuz`, and where its compression is known `vmlinux`, which QEMU starts faster.
+fn kernels(tree: &KernelTree, bootstrap: &Path) -> Result<()> {
+    let (vmlinuz, vmlinux) = (bootstrap.join("vmlinuz"), bootstrap.join("vmlinux"));
+    if !is_stale(&vmlinuz, &[tree.vmlinuz()])? {
+        return Ok(());
+    }
+    let image = fs::read(tree.vmlinuz()).with_context(|| format!("reading {}", tree.vmlinuz().display()))?;
+    match kernel_image::vmlinux(&image) {
+        Ok(elf) => write(&vmlinux, &elf)?,
+        Err(error) => {
+            say(&format!("no vmlinux, containerVMs boot from vmlinuz: {error:#}"));
+            if vmlinux.exists() {
+                fs::remove_file(&vmlinux).with_context(|| format!("removing {}", vmlinux.display()))?;
+            }
+        }
+    }
+    // Last: it is what tells that both are done.
+    write(&vmlinuz, &image)
+}
+
+/// Whether the modules in an initramfs keep their signatures. Checking one costs 15 million guest instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signatures {
+    /// For UEFI Secure Boot, where the kernel insists on them.
+    Kept,
+    /// For everything else.
+    Cut,
+}
+
+impl Signatures {
+    /// The initramfs in the bootstrap directory with such modules.
+    pub fn initrd(self) -> &'static str {
+        match self {
+            Signatures::Kept => "initrd.signed",
+            Signatures::Cut => "initrd",
+        }
+    }
+}
+
+/// The initramfs, from tether and the modules that `iso/modules` names.
+pub fn initrd(workspace: &Workspace, tree: &KernelTree, signatures: Signatures) -> Result<()> {
+    let tether = workspace.target.join(MUSL).join("release/tether");
+    let initrd = workspace.bootstrap().join(signatures.initrd());
+    let list = workspace.root.join("iso/modules");
+    if !is_stale(&initrd, &[&tether, &list, tree.vmlinuz()])? {
+        return Ok(());
+    }
+    let mut modules = tree.modules(&module_names(&workspace.iso_data("modules")?))?;
+    if signatures == Signatures::Cut {
+        modules.iter_mut().for_each(kernel_image::Module::strip_signature);
+    }
+    let tether = fs::read(&tether).with_context(|| format!("reading {}", tether.display()))?;
+    write(&initrd, &initramfs::tether(&tether, &modules)?)
+}
+
+/// The names in a list with `#` comments.
+fn module_names(list: &str) -> Vec<&str> {
+    let names = list.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+fn default_image(workspace: &Workspace) -> Result<()> {
+    let image = workspace.image();
+    if !is_stale(&image.join("index.json"), &[Path::new(BUSYBOX)])? {
+        return Ok(());
+    }
+    if image.exists() {
+        fs::remove_dir_all(&image).with_context(|| format!("removing {}", image.display()))?;
+    }
+    testimage::busybox_image(&image, Path::new(BUSYBOX)).context("making the default image")?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_list_has_comments() {
+        let list = "# all\nvirtio_blk   # disks\n\n  erofs\n#overlay\n";
+        assert_eq!(module_names(list), ["virtio_blk", "erofs"]);
+    }
+}

@@ -1,0 +1,143 @@
+//! `cargo xtask`: the developer's commands. Each installs or fetches what it needs, builds what is out of date
+//! and does its work; all that it says goes to stderr, because with `run` stdout is the container's.
+
+mod build;
+mod iso;
+mod kernel;
+mod process;
+mod run;
+mod test;
+mod tools;
+mod workspace;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use build::Signatures;
+use tools::Task;
+use workspace::Workspace;
+
+/// Builds, runs and tests ContainerVM.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Builds the host tools, tether, the kernel and initramfs it boots with, and a small default image.
+    Build(Install),
+    /// Builds, then runs an image as a containerVM: `cargo xtask run [OPTIONS] [-- COMMAND [ARG...]]`.
+    ///
+    /// OPTIONS are `--no-install`, `--image REFERENCE` (default: a busybox image) and those of `vch run`;
+    /// `--boot iso` builds the ISO first. The exit status is the container's; 125 when we failed ourselves.
+    Run {
+        /// Options, see above.
+        #[arg(value_name = "OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<OsString>,
+    },
+    /// Builds target/bootstrap/bootstrap.iso, which boots by BIOS and UEFI.
+    Iso {
+        #[command(flatten)]
+        install: Install,
+        /// Makes bootstrap.signed.iso instead: the kernel's modules keep their signatures, as UEFI Secure Boot
+        /// wants them.
+        #[arg(long)]
+        signed_modules: bool,
+    },
+    /// Builds everything and runs all tests; arguments after `--` go to `cargo test`.
+    Test(Install),
+    /// Runs what continuous integration runs: `.ci/run`.
+    Ci(Install),
+}
+
+#[derive(Args)]
+struct Install {
+    /// Only name what is missing; install and fetch nothing.
+    #[arg(long)]
+    no_install: bool,
+}
+
+fn main() -> ExitCode {
+    let (ours, rest) = split(std::env::args_os().collect());
+    let command = Cli::parse_from(ours).command;
+    let failure = if matches!(command, Command::Run { .. }) { run::OUR_FAILURE } else { 1 };
+    match execute(command, rest) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(failure)
+        }
+    }
+}
+
+fn execute(command: Command, rest: Option<Vec<OsString>>) -> Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    match command {
+        Command::Build(Install { no_install }) => {
+            tools::ensure(Task::Build, no_install)?;
+            build::all(&workspace, no_install)?;
+        }
+        Command::Run { options } => return run::run(&workspace, options, rest.unwrap_or_default()),
+        Command::Iso { install: Install { no_install }, signed_modules } => {
+            tools::ensure(Task::Iso, no_install)?;
+            build::all(&workspace, no_install)?;
+            let signatures = if signed_modules { Signatures::Kept } else { Signatures::Cut };
+            iso::build(&workspace, signatures)?;
+        }
+        Command::Test(Install { no_install }) => {
+            return test::run(&workspace, no_install, rest.unwrap_or_default());
+        }
+        Command::Ci(Install { no_install }) => {
+            let mut ci = process::command(workspace.root.join(".ci/run"));
+            return Err(process::become_it(ci.args(no_install.then_some("--no-install"))));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The command line before and after the first `--`. Done by hand: clap would drop a `--` at the front of a
+/// list of arguments but keep it further back, and both may be the container's.
+fn split(mut line: Vec<OsString>) -> (Vec<OsString>, Option<Vec<OsString>>) {
+    let rest = line.iter().position(|argument| argument == "--").map(|at| {
+        let rest = line.split_off(at + 1);
+        line.pop();
+        rest
+    });
+    (line, rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn line(text: &str) -> Vec<OsString> {
+        text.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn only_the_first_dashes_split() {
+        let (ours, rest) = split(line("xtask run -i -- sh -c x -- y"));
+        assert_eq!(ours, line("xtask run -i"));
+        assert_eq!(rest, Some(line("sh -c x -- y")));
+        assert_eq!(split(line("xtask build")), (line("xtask build"), None));
+    }
+
+    #[test]
+    fn run_takes_options_it_does_not_know() {
+        let cli = Cli::try_parse_from(line("xtask run -i -e A=1 --no-install --boot iso --help")).unwrap();
+        let Command::Run { options } = cli.command else { panic!("not run") };
+        assert_eq!(options, line("-i -e A=1 --no-install --boot iso --help"));
+    }
+}
