@@ -60,7 +60,7 @@ fn defaults() -> Result<()> {
 
 fn options_reach_the_process() -> Result<()> {
     let mut options = shell(
-        "pwd; id -u; id -g; hostname; echo \"$A|$B|$HOME\"; echo x > /file 2>/dev/null || echo read-only; touch /dev/shm/x; echo $?;
+        "pwd; id -u; id -g; hostname; echo \"$A|$B|$HOME\"; (echo x > /file) 2>/dev/null || echo read-only; touch /dev/shm/x; echo $?;
          echo said > /dev/stdout; stat -c %u /new; grep CapEff /proc/self/status",
     );
     options.workdir = Some("/new/deep folder".into());

@@ -1,7 +1,7 @@
 //! When things go wrong: one clear sentence, and nothing left behind.
 
 use crate::harness::{
-    Test, bootstrap, busybox, command, error_of, eventually, files, options, qemus, run, run_with_layers,
+    Test, command, command_with_store, error_of, eventually, files, options, qemus, run, run_with_layers,
     shell, store, temporary, workspace,
 };
 use crate::tests;
@@ -57,7 +57,9 @@ fn bad_images() -> Result<()> {
             fs::write(blob, bytes)?;
         }
     }
-    refused(&options(&image, &["x"]), &["sha256:"])?;
+    let mut fresh = options(&image, &["x"]); // the tests' store has the layer already
+    fresh.store = Some(dir.path().join("store"));
+    refused(&fresh, &["sha256:"])?;
     fs::write(dir.path().join("index.json"), "{\"schemaVersion\":")?;
     refused(&options(&image, &[]), &["index.json"])
 }
@@ -107,8 +109,8 @@ fn kernel_panic() -> Result<()> {
 
 fn guest_that_never_comes_up() -> Result<()> {
     let mut options = shell("true");
-    options.boot_timeout = Some(std::time::Duration::from_millis(300));
-    refused(&options, &["0.3 s"])
+    options.boot_timeout = Some(std::time::Duration::from_secs(1));
+    refused(&options, &["within 1 s"])
 }
 
 fn missing_disk() -> Result<()> {
@@ -151,9 +153,8 @@ fn stdout_closed() -> Result<()> {
 
 fn vch_killed() -> Result<()> {
     let dir = temporary()?;
-    let path = dir.path().display().to_string();
     let mut child =
-        command("vch-killed", &["--store", &path], &["sh", "-c", "echo up; sleep 1000"]).spawn()?;
+        command_with_store(dir.path(), "vch-killed", &[], &["sh", "-c", "echo up; sleep 1000"]).spawn()?;
     let mut line = [0; 3];
     child.stdout.take().context("no stdout")?.read_exact(&mut line)?;
     ensure!(qemus("vch-killed") == 1, "QEMU does not run");
@@ -189,10 +190,10 @@ fn host_disk_full() -> Result<()> {
         let dir = workspace().join("target/tests/full");
         fs::create_dir_all(&dir)?;
         let script = format!("mount -t tmpfs -o size={size} none {} && exec \"$@\"", dir.display());
-        let path = dir.display().to_string();
-        let inner = command(
+        let inner = command_with_store(
+            &dir,
             "disk-full",
-            &["--store", &path],
+            &[],
             &["dd", "if=/dev/urandom", "of=/big", "bs=1M", "count=40"],
         );
         let output = Command::new("unshare")
@@ -202,6 +203,6 @@ fn host_disk_full() -> Result<()> {
             .output()?;
         said(&output, 125, &[words])?;
     }
-    ensure!(qemus("disk-full") == 0 && bootstrap().exists() && !busybox().is_empty(), "QEMU is still there");
+    ensure!(qemus("disk-full") == 0, "QEMU is still there");
     Ok(())
 }

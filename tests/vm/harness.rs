@@ -178,8 +178,13 @@ pub fn error_of(result: Result<Ran>) -> Result<String> {
 
 /// The command line `vch run OPTIONS busybox ARGUMENTS`, with a name by which its QEMU can be found.
 pub fn command(name: &str, options: &[&str], arguments: &[&str]) -> Command {
+    command_with_store(&store(), name, options, arguments)
+}
+
+/// The same with a store of its own.
+pub fn command_with_store(store: &Path, name: &str, options: &[&str], arguments: &[&str]) -> Command {
     let mut command = Command::new(vch());
-    command.args(["run", "--name", name, "--store"]).arg(store());
+    command.args(["run", "--name", name, "--store"]).arg(store);
     command.arg("--kernel").arg(self::options("", &[]).kernel.unwrap_or_default());
     command.arg("--initrd").arg(bootstrap().join("initrd"));
     command.args(options).arg(busybox()).args(arguments);

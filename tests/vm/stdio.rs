@@ -111,7 +111,7 @@ fn output_at_the_very_end() -> Result<()> {
 }
 
 fn out_of_memory() -> Result<()> {
-    let mut options = options(&busybox(), &["dd", "if=/dev/zero", "of=/dev/null", "bs=400M", "count=1"]);
+    let mut options = options(&busybox(), &["tail", "/dev/zero"]);
     options.memory = 128 << 20;
     let ran = run(&options)?;
     ensure!(ran.outcome.end == End::Exited(ExitStatus::Oom) && ran.code() == 137, "{ran:?}");

@@ -27,14 +27,23 @@ struct Person {
     keyboard: OwnedFd,
     terminal: OwnedFd,
     seen: String,
+    vch: Child,
+}
+
+impl Drop for Person {
+    /// A test that fails leaves no VM behind.
+    fn drop(&mut self) {
+        let _gone = self.vch.kill();
+        let _reaped = self.vch.wait();
+    }
 }
 
 impl Person {
-    fn sit_down(name: &str, arguments: &[&str]) -> Result<(Self, Child)> {
+    fn sit_down(name: &str, arguments: &[&str]) -> Result<Self> {
         let pty = openpty(Some(&size(24, 80)), None)?;
         let end = || pty.slave.try_clone().map(Stdio::from);
-        let child = command(name, &["-t"], arguments).stdin(end()?).stdout(end()?).stderr(end()?).spawn()?;
-        Ok((Self { keyboard: pty.master, terminal: pty.slave, seen: String::new() }, child))
+        let vch = command(name, &["-t"], arguments).stdin(end()?).stdout(end()?).stderr(end()?).spawn()?;
+        Ok(Self { keyboard: pty.master, terminal: pty.slave, seen: String::new(), vch })
     }
 
     fn types(&self, keys: &str) -> Result<()> {
@@ -66,37 +75,37 @@ impl Person {
 }
 
 fn a_shell_at_a_terminal() -> Result<()> {
-    let (mut person, mut vch) = Person::sit_down("terminal", &["sh"])?;
+    let mut person = Person::sit_down("terminal", &["sh"])?;
     person.waits_for("# ")?;
     ensure!(person.terminal_is_raw()?, "the host's terminal is not raw");
     person.types("stty size; tty; echo $TERM\r")?;
     person.waits_for("24 80\r\n/dev/pts/0\r\nxterm\r\n")?;
-    person.types("echo helo\x1b[Dl; sleep 1000\r")?; // left arrow: the shell's line editing
+    person.types("echo helo\x1b[Dl\x1b[C; sleep 1000\r")?; // left and right arrow: the shell's line editing
     person.waits_for("hello\r\n")?;
     person.types("\x03")?; // ^C ends sleep, not the shell
     person.waits_for("# ")?;
     // SAFETY: TIOCSWINSZ reads a winsize, which outlives the call.
     unsafe { set_size(std::os::fd::AsRawFd::as_raw_fd(&person.keyboard), &size(50, 132)) }?;
     // Only a terminal's foreground processes are told by the kernel, and this one has none.
-    kill(Pid::from_raw(vch.id().cast_signed()), Signal::SIGWINCH)?;
+    kill(Pid::from_raw(person.vch.id().cast_signed()), Signal::SIGWINCH)?;
     person.types("until stty size | grep 132; do sleep 0.1; done\r")?;
     person.waits_for("50 132\r\n")?;
     person.types("exit 3\r")?;
-    let status = vch.wait()?;
+    let status = person.vch.wait()?;
     ensure!(status.code() == Some(3), "{status}");
     ensure!(!person.terminal_is_raw()?, "the terminal was left raw");
     Ok(())
 }
 
 fn raw_mode_is_undone_when_killed_by_a_signal() -> Result<()> {
-    let (mut person, mut vch) = Person::sit_down("raw", &["sh", "-c", "trap '' TERM; echo up; sleep 1000"])?;
+    let mut person = Person::sit_down("raw", &["sh", "-c", "trap '' TERM; echo up; sleep 1000"])?;
     person.waits_for("up")?;
     ensure!(person.terminal_is_raw()?, "the host's terminal is not raw");
     for _ in 0..2 {
-        kill(Pid::from_raw(vch.id().cast_signed()), Signal::SIGTERM)?;
+        kill(Pid::from_raw(person.vch.id().cast_signed()), Signal::SIGTERM)?;
         std::thread::sleep(Duration::from_millis(500));
     }
-    let status = vch.wait()?;
+    let status = person.vch.wait()?;
     ensure!(status.code() == Some(143) && !person.terminal_is_raw()?, "{status}");
     Ok(())
 }
