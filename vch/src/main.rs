@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use vch::exit::OURS;
+use vch::options::Arguments;
 use vch::text::harmless;
 use vch::{RunOptions, Stdio, signals, terminal, timeline};
 
@@ -25,7 +26,8 @@ enum Command {
     ///
     /// The exit status is the command's; 128+n if it died of signal n, 127 if there is no such command, 126 if it is not
     /// executable, 125 if the containerVM failed.
-    Run(Box<RunOptions>),
+    #[command(override_usage = "vch run [OPTIONS] IMAGE [COMMAND] [ARG...]")]
+    Run(Box<Arguments>),
 }
 
 fn main() -> ExitCode {
@@ -38,8 +40,8 @@ fn main() -> ExitCode {
         terminal::restore();
         before(panic);
     }));
-    let Command::Run(options) = cli.command;
-    match run(&options) {
+    let Command::Run(arguments) = cli.command;
+    match run(&arguments.0) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             say(&format!("{error:#}"));

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use clap::{Args, FromArgMatches, ValueEnum};
+use clap::{Arg, ArgMatches, Args, FromArgMatches, ValueEnum};
 
 use crate::accel;
 use crate::size::{self, MIB};
 
-/// The least memory that a containerVM is given, in bytes: below it the kernel does not come up.
-pub const LEAST_MEMORY: u64 = 64 * MIB;
+/// The least memory that a containerVM is given, in bytes: with 64 MiB Debian's kernel panics ("deadlocked on memory"),
+/// with 80 a shell has 20 available.
+pub const LEAST_MEMORY: u64 = 80 * MIB;
 /// The smallest scratch disk, in bytes.
 const LEAST_SCRATCH: u64 = 4 * MIB;
 /// The most virtual CPUs that the machine types have.
@@ -39,7 +40,7 @@ pub struct RunOptions {
     #[arg(short, long, value_name = "NAME|UID[:GROUP|GID]")]
     pub user: Option<String>,
 
-    /// Memory of the VM, at least 64m
+    /// Memory of the VM, at least 80m
     #[arg(short, long, value_name = "SIZE", default_value = "256m", value_parser = memory)]
     pub memory: u64,
 
@@ -124,11 +125,12 @@ pub struct RunOptions {
     #[arg(long, value_name = "ARG", hide = true, allow_hyphen_values = true)]
     pub qemu_arg: Vec<String>,
 
-    /// Image to run: an OCI image layout folder, PATH[:TAG]
+    /// Image to run: an OCI image layout folder, `PATH[:TAG]`.
+    #[arg(skip)]
     pub image: String,
 
-    /// Command and arguments, in place of the image's
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    /// Command and arguments, in place of the image's.
+    #[arg(skip)]
     pub command: Vec<String>,
 }
 
@@ -162,14 +164,57 @@ pub enum Machine {
 impl RunOptions {
     /// The image with its own command, and the default of every option.
     pub fn new(image: impl Into<String>) -> Self {
-        let command = Self::augment_args(clap::Command::new("run"));
-        let arguments = ["run".to_owned(), "--".to_owned(), image.into()];
-        match command.try_get_matches_from(arguments).and_then(|matches| Self::from_arg_matches(&matches)) {
+        match parse(["--".to_owned(), image.into()]) {
             Ok(options) => options,
             // The defaults are ours: that they parse is a property of this file, which a test checks.
             Err(error) => unreachable!("{error}"),
         }
     }
+}
+
+/// [`RunOptions`] as the command line gives them. Image, command and arguments are one list to clap: only so is
+/// everything after the image the command's, be it the name of an option of ours.
+#[derive(Debug, Clone)]
+pub struct Arguments(pub RunOptions);
+
+impl Args for Arguments {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let words = Arg::new(WORDS)
+            .value_name("IMAGE [COMMAND] [ARG]")
+            .help("An OCI image layout folder, PATH[:TAG]; a command in place of the image's")
+            .num_args(1..)
+            .trailing_var_arg(true)
+            .required(true);
+        RunOptions::augment_args(command).arg(words)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Arguments {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut options = RunOptions::from_arg_matches(matches)?;
+        let mut words = matches.get_many(WORDS).unwrap_or_default().cloned();
+        options.image = words.next().unwrap_or_default();
+        options.command = words.collect();
+        Ok(Self(options))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The name of the list of image, command and arguments.
+const WORDS: &str = "words";
+
+/// What follows `vch run`.
+fn parse(arguments: impl IntoIterator<Item = String>) -> Result<RunOptions, clap::Error> {
+    let command = Arguments::augment_args(clap::Command::new("run").no_binary_name(true));
+    command.try_get_matches_from(arguments).and_then(|m| Arguments::from_arg_matches(&m)).map(|a| a.0)
 }
 
 fn memory(text: &str) -> Result<u64> {
@@ -207,11 +252,7 @@ mod tests {
     use super::*;
 
     fn parse(arguments: &[&str]) -> Result<RunOptions, String> {
-        let command = RunOptions::augment_args(clap::Command::new("run"));
-        let matches = command
-            .try_get_matches_from([&["run"], arguments].concat())
-            .map_err(|error| error.to_string())?;
-        RunOptions::from_arg_matches(&matches).map_err(|error| error.to_string())
+        super::parse(arguments.iter().map(ToString::to_string)).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -249,7 +290,7 @@ mod tests {
             let error = parse(arguments).expect_err(why);
             assert!(error.contains(why), "{error}");
         };
-        refused(&["-m", "63m", "img"], "at least 64 MiB");
+        refused(&["-m", "79m", "img"], "at least 80 MiB");
         refused(&["-m", "lots", "img"], "not a size");
         refused(&["--cpus", "1.5", "img"], "whole CPUs");
         refused(&["--cpus", "0", "img"], "1 to 255 CPUs");
@@ -257,8 +298,9 @@ mod tests {
         refused(&["--scratch-size", "1k", "img"], "at least 4 MiB");
         refused(&["--boot", "net", "img"], "direct");
         refused(&[], "IMAGE");
+        refused(&["--unknown", "img"], "unexpected argument '--unknown'");
         assert!(parse(&["--init", "img", "false"]).unwrap().init);
         assert!(!parse(&["--init=false", "img"]).unwrap().init);
-        assert_eq!(parse(&["--cpus", "2.0", "-m", "64m", "img"]).unwrap().cpus, 2);
+        assert_eq!(parse(&["--cpus", "2.0", "-m", "80m", "img"]).unwrap().cpus, 2);
     }
 }

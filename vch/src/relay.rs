@@ -7,6 +7,7 @@ mod stop;
 mod wait;
 
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -101,6 +102,8 @@ struct Relay<'a> {
     /// QMP's reason for the machine's end.
     shutdown: Option<String>,
     forwarded: Option<Signal>,
+    /// Whether signals can still come.
+    listening: bool,
     deadline: Option<Instant>,
     boot_timeout: Duration,
     debug: bool,
@@ -129,6 +132,7 @@ impl<'a> Relay<'a> {
             open: vec![Source::Channel, Source::Console, Source::Monitor, Source::Errors],
             shutdown: None,
             forwarded: None,
+            listening: true,
             deadline: Some(Instant::now() + plan.boot_timeout),
             boot_timeout: plan.boot_timeout,
             debug: plan.debug,
@@ -145,7 +149,6 @@ impl<'a> Relay<'a> {
                 interests.push((source, PollFd::new(descriptor, flags)));
             }
         };
-        use std::os::fd::AsFd;
         let is_open = |source| self.open.contains(&source);
         let sending =
             if self.talk.link.output().is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
@@ -156,7 +159,7 @@ impl<'a> Relay<'a> {
         add(Source::Monitor, is_open(Source::Monitor), self.wires.monitor.as_fd(), read);
         add(Source::Errors, is_open(Source::Errors), self.wires.errors.as_fd(), read);
         if let Some(signals) = &self.stdio.signals {
-            add(Source::Signals, true, signals.as_fd(), read);
+            add(Source::Signals, self.listening, signals.as_fd(), read);
         }
         if let Some(stdin) = &self.stdin {
             let wanted = *self.talk.phase() == Phase::Running && self.talk.link.room(Stream::Stdin) > 0;
@@ -176,6 +179,8 @@ impl<'a> Relay<'a> {
             Source::Console => self.console()?,
             Source::Monitor => self.monitor()?,
             Source::Errors => self.errors()?,
+            // Nobody will send any more: such a descriptor would be ready for ever.
+            Source::Signals if !flags.contains(PollFlags::POLLIN) => self.listening = false,
             Source::Signals => return self.signals(),
             Source::Stdin => self.stdin()?,
             Source::Stdout => return self.output(Stream::Stdout),
@@ -311,18 +316,16 @@ impl<'a> Relay<'a> {
 
     fn stdin(&mut self) -> Result<()> {
         let Some(stdin) = &self.stdin else { return Ok(()) };
-        let mut end = self.talk.link.unwanted(Stream::Stdin);
-        if !end {
-            let read = |room: &mut [u8]| match stdin.read(room)? {
-                Got::Bytes(count) => Ok(count),
-                Got::Later => Ok(0),
-                Got::End => {
-                    end = true;
-                    Ok(0)
-                }
-            };
-            self.talk.link.fill(Stream::Stdin, read).map_err(|e: Errno| e).context("cannot read stdin")?;
-        }
+        let mut end = false;
+        let read = |room: &mut [u8]| match stdin.read(room)? {
+            Got::Bytes(count) => Ok(count),
+            Got::Later => Ok(0),
+            Got::End => {
+                end = true;
+                Ok(0)
+            }
+        };
+        self.talk.link.fill(Stream::Stdin, read).map_err(|e: Errno| e).context("cannot read stdin")?;
         if end {
             self.stdin = None;
             self.talk.link.end(Stream::Stdin);

@@ -1,6 +1,7 @@
 //! `cargo xtask`: the developer's commands. Each installs or fetches what it needs, builds what is out of date
 //! and does its work; all that it says goes to stderr, because with `run` stdout is the container's.
 
+mod bench;
 mod build;
 mod iso;
 mod kernel;
@@ -52,6 +53,8 @@ enum Command {
     },
     /// Builds everything and runs all tests; arguments after `--` go to `cargo test`.
     Test(Install),
+    /// Measures what a containerVM costs: guest instructions, seconds, bytes; beside a floor.
+    Bench(Install),
     /// Runs what continuous integration runs: `.ci/run`.
     Ci(Install),
 }
@@ -92,6 +95,11 @@ fn execute(command: Command, rest: Option<Vec<OsString>>) -> Result<ExitCode> {
         }
         Command::Test(Install { no_install }) => {
             return test::run(&workspace, no_install, rest.unwrap_or_default());
+        }
+        Command::Bench(Install { no_install }) => {
+            tools::ensure(Task::Run, no_install)?;
+            build::all(&workspace, no_install)?;
+            bench::run(&workspace)?;
         }
         Command::Ci(Install { no_install }) => {
             let mut ci = process::command(workspace.root.join(".ci/run"));

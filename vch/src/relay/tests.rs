@@ -222,7 +222,7 @@ fn an_unread_stdout_does_not_stop_stderr() {
     let (tell, told) = std::sync::mpsc::channel();
     let guest = |guest: Guest| {
         let mut guest = guest.started();
-        guest.write(Stream::Stdout, &pattern(300_000));
+        guest.write(Stream::Stdout, &pattern(250_000));
         guest.write(Stream::Stderr, b"still here");
         guest.leaves(ExitStatus::Code(0));
     };
@@ -230,7 +230,7 @@ fn an_unread_stdout_does_not_stop_stderr() {
         let mut text = [0; 10];
         std::fs::File::from(user.stderr).read_exact(&mut text).unwrap();
         tell.send(text).unwrap();
-        assert!(all(user.stdout) == pattern(300_000));
+        assert!(all(user.stdout) == pattern(250_000));
     };
     assert_eq!(between(guest, user, MINUTE).unwrap().code(), 0);
     assert_eq!(&told.recv().unwrap(), b"still here");

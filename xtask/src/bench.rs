@@ -1,0 +1,232 @@
+//! `cargo xtask bench`: what a containerVM costs, beside a floor measured in the same run: the same kernel on the same
+//! machine with an init that only powers off. Nothing is asserted.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use image_builder::initramfs::Initramfs;
+use nix::sys::resource::{UsageWho, getrusage};
+use serde_json::Value;
+use vch::RunOptions;
+
+use crate::process::say;
+use crate::tools::MUSL;
+use crate::workspace::Workspace;
+
+/// Runs of each kind for wall and CPU time, taken in turns.
+const ROUNDS: usize = 9;
+/// Runs under -icount. Waiting for a disk counts as time there, so the smallest figure of a step is its own.
+const COUNTED_ROUNDS: usize = 5;
+/// 2^6 ns of the guest's time for each instruction.
+const SHIFT: u32 = 6;
+
+/// Measures and prints.
+pub fn run(workspace: &Workspace) -> Result<()> {
+    let bench = Bench::prepare(workspace)?;
+    bench.sizes(workspace)?;
+    bench.instructions()?;
+    bench.times()
+}
+
+struct Bench {
+    vch: PathBuf,
+    image: PathBuf,
+    kernel: PathBuf,
+    initrd: PathBuf,
+    floor: PathBuf,
+    folder: PathBuf,
+}
+
+impl Bench {
+    fn prepare(workspace: &Workspace) -> Result<Self> {
+        let folder = workspace.target.join("bench");
+        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        let init = workspace.target.join(MUSL).join("release/floor");
+        let init = fs::read(&init).with_context(|| format!("reading {}", init.display()))?;
+        let floor = folder.join("floor.initrd");
+        let mut initramfs = Initramfs::new();
+        initramfs.dir("dev", 0o755);
+        initramfs.node("dev/console", 0o600, 5, 1);
+        initramfs.node("dev/null", 0o666, 1, 3);
+        initramfs.file("init", 0o755, &init);
+        let mut bytes = vec![];
+        initramfs.finish(&mut bytes)?;
+        fs::write(&floor, bytes).with_context(|| format!("writing {}", floor.display()))?;
+        let bootstrap = workspace.bootstrap();
+        let vmlinux = bootstrap.join("vmlinux");
+        Ok(Self {
+            vch: workspace.vch(),
+            image: workspace.image(),
+            kernel: if vmlinux.exists() { vmlinux } else { bootstrap.join("vmlinuz") },
+            initrd: bootstrap.join("initrd"),
+            floor,
+            folder,
+        })
+    }
+
+    fn sizes(&self, workspace: &Workspace) -> Result<()> {
+        let size = |path: &Path| -> Result<String> {
+            let length = fs::metadata(path).with_context(|| format!("reading {}", path.display()))?.len();
+            Ok(format!("{:8.1} KiB", to_float(length) / 1024.0))
+        };
+        println!(
+            "size of tether, stripped         {}",
+            size(&workspace.target.join(MUSL).join("release/tether"))?
+        );
+        println!("size of the initramfs            {}", size(&self.initrd)?);
+        println!("size of the kernel               {}", size(&self.kernel)?);
+        println!("largest resident set of tether   {:8} KiB", self.container(&[])?.peak_rss);
+        Ok(())
+    }
+
+    /// Guest instructions, by step.
+    fn instructions(&self) -> Result<()> {
+        say("counting guest instructions");
+        let count = format!("shift={SHIFT},sleep=off");
+        let options =
+            ["-icount", &count, "-seed", "1", "-rtc", "base=2026-01-01T00:00:00,clock=vm"].map(String::from);
+        let mut floor = u64::MAX;
+        let mut steps: Vec<(String, u64)> = vec![];
+        for _ in 0..COUNTED_ROUNDS {
+            floor = floor.min(self.floor(&options)?.at);
+            let timeline = self.container(&options)?.steps;
+            for (number, (name, nanos)) in timeline.into_iter().enumerate() {
+                match steps.get_mut(number) {
+                    Some((_, least)) => *least = nanos.min(*least),
+                    None => steps.push((name, nanos)),
+                }
+            }
+        }
+        let instructions = |nanos: u64| to_float(nanos >> SHIFT) / 1e6;
+        println!("\nmillion guest instructions (least of {COUNTED_ROUNDS} runs under -icount)");
+        println!("  kernel to PID 1, floor         {:8.2}", instructions(floor));
+        let sums =
+            [("kernel to PID 1", "tether"), ("PID 1 to exec", "exec"), ("exec to unmounted", "unmounted")];
+        let mut sums = sums.into_iter();
+        let mut sum = (sums.next(), 0);
+        for (name, nanos) in &steps {
+            println!("    up to {name:<22} {:8.2}", instructions(*nanos));
+            sum.1 += nanos;
+            if let Some((title, last)) = sum.0
+                && last == name
+            {
+                let modules = steps.iter().find(|(name, _)| name == "modules").map_or(0, |(_, nanos)| *nanos);
+                let note = match last {
+                    "tether" => format!("  ({:.2} x floor)", to_float(sum.1) / to_float(floor)),
+                    "exec" => format!("  ({:.2} without modules; goal: 10)", instructions(sum.1 - modules)),
+                    _ => String::new(),
+                };
+                println!("  {title:<30} {:8.2}{note}", instructions(sum.1));
+                sum = (sums.next(), 0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Wall and CPU time of whole runs.
+    fn times(&self) -> Result<()> {
+        say("measuring times");
+        let mut all: BTreeMap<&str, Vec<(Duration, Duration)>> = BTreeMap::new();
+        for _ in 0..ROUNDS {
+            let floor = self.floor(&[])?;
+            all.entry("floor").or_default().push((floor.wall, floor.cpu));
+            let vch = self.container(&[])?;
+            all.entry("vch").or_default().push((vch.wall, vch.cpu));
+        }
+        let median = |name: &str, of: fn(&(Duration, Duration)) -> Duration| {
+            let mut values: Vec<Duration> = all.get(name).into_iter().flatten().map(of).collect();
+            values.sort_unstable();
+            values.get(values.len() / 2).copied().unwrap_or_default().as_secs_f64()
+        };
+        println!("\nseconds (median of {ROUNDS} runs, in turns)    wall      CPU");
+        let (floor_wall, floor_cpu) = (median("floor", |run| run.0), median("floor", |run| run.1));
+        let (wall, cpu) = (median("vch", |run| run.0), median("vch", |run| run.1));
+        println!("  floor: QEMU, kernel, power-off       {floor_wall:8.3} {floor_cpu:8.3}");
+        println!("  vch run IMAGE true                   {wall:8.3} {cpu:8.3}");
+        println!("  ratio (goal: 1.10)                   {:8.2} {:8.2}", wall / floor_wall, cpu / floor_cpu);
+        Ok(())
+    }
+
+    /// `vch run IMAGE true`, as a user runs it.
+    fn container(&self, qemu: &[String]) -> Result<Container> {
+        let timeline = self.folder.join("timeline.json");
+        let mut command = Command::new(&self.vch);
+        command.arg("run").arg("--timeline").arg(&timeline);
+        command.args(qemu.iter().map(|argument| format!("--qemu-arg={argument}")));
+        command.arg(&self.image).arg("true").stdin(Stdio::null());
+        let (before, start) = (cpu_of_children()?, Instant::now());
+        let status = command.status().with_context(|| format!("starting {}", self.vch.display()))?;
+        let (wall, cpu) = (start.elapsed(), cpu_of_children()? - before);
+        ensure!(status.success(), "vch run ended with {status}");
+        let json: Value = serde_json::from_slice(&fs::read(&timeline)?).context("reading the timeline")?;
+        let mut last = 0;
+        let steps = json["guest"].as_array().context("no guest steps in the timeline")?.iter().map(|step| {
+            let at = step["at"].as_u64().unwrap_or_default();
+            let spent = at.saturating_sub(last);
+            last = at;
+            (step["name"].as_str().unwrap_or_default().to_owned(), spent)
+        });
+        Ok(Container {
+            wall,
+            cpu,
+            steps: steps.collect(),
+            peak_rss: json["peakRss"].as_u64().unwrap_or_default(),
+        })
+    }
+
+    /// The same machine as vch's, with the init that only powers off.
+    fn floor(&self, qemu: &[String]) -> Result<Floor> {
+        let mut options = RunOptions::new("");
+        options.kernel = Some(self.kernel.clone());
+        options.initrd = Some(self.floor.clone());
+        options.qemu_arg = qemu.to_vec();
+        let accel = vch::accel::choose(options.accel)?;
+        let boot = vch::boot::Boot::find(&options, accel)?;
+        let scratch = tempfile::tempfile().context("making a temporary file")?;
+        let (before, start) = (cpu_of_children()?, Instant::now());
+        let (mut vm, mut wires) = vch::vm::Vm::start("floor", &options, accel, &boot, &scratch, &[])?;
+        if let Some(trouble) = vm.wait()? {
+            bail!("the floor's VM: {trouble}");
+        }
+        let (wall, cpu) = (start.elapsed(), cpu_of_children()? - before);
+        let mut said = vec![];
+        wires.console.read_to_end(&mut said).context("reading the console")?;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        let at = said.lines().find_map(|line| line.split("floor: ").nth(1)?.trim().parse().ok());
+        Ok(Floor { wall, cpu, at: at.with_context(|| format!("the floor says only {said:?}"))? })
+    }
+}
+
+struct Container {
+    wall: Duration,
+    cpu: Duration,
+    /// What each step took, in nanoseconds of the guest's clock.
+    steps: Vec<(String, u64)>,
+    /// KiB.
+    peak_rss: u64,
+}
+
+struct Floor {
+    wall: Duration,
+    cpu: Duration,
+    /// When PID 1 was reached, in nanoseconds of the guest's clock.
+    at: u64,
+}
+
+/// CPU time of all children that have been waited for, theirs included.
+fn cpu_of_children() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("reading the CPU time of children")?;
+    let micros =
+        [usage.user_time(), usage.system_time()].map(|time| time.tv_sec() * 1_000_000 + time.tv_usec());
+    Ok(Duration::from_micros(micros.iter().sum::<i64>().unsigned_abs()))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people")]
+fn to_float(number: u64) -> f64 {
+    number as f64
+}
