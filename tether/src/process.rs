@@ -18,6 +18,11 @@ use protocol::{ExitStatus, MachineSpec, Stage};
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+/// The longest message of a child's failure, in characters.
+const MAX_MESSAGE: usize = 2000;
+/// The longest report, in bytes: each character may become `\uXXXX` twice over in JSON.
+const MAX_REPORT: usize = 32 << 10;
+
 /// The container's process, and what tether holds of it.
 pub struct Process {
     /// Its PID in tether's namespace.
@@ -51,7 +56,7 @@ pub fn start(machine: &MachineSpec, stdin: bool, cgroup: &Cgroup) -> Result<Proc
             power::this_is_a_child();
             drop((ours, reports));
             if let Err(Failure(failure)) = sandbox::enter(machine, cgroup, theirs, &reporter) {
-                reporter.failed(&failure);
+                reporter.failed(failure);
             }
             std::process::exit(1)
         }
@@ -132,8 +137,10 @@ impl Reporter {
             .at(Stage::Config, || "handing the terminal over")
     }
 
-    fn failed(&self, failure: &protocol::Failure) {
-        let json = serde_json::to_vec(failure).unwrap_or_default();
+    fn failed(&self, mut failure: protocol::Failure) {
+        // A report is one packet; what an image or a config is quoted with has no bound of its own.
+        failure.message = failure.message.chars().take(MAX_MESSAGE).collect();
+        let json = serde_json::to_vec(&failure).unwrap_or_default();
         let _best_effort = nix::unistd::write(&self.0, &json);
     }
 }
@@ -146,7 +153,7 @@ impl Reports {
 
     /// The next report, without waiting.
     pub fn next(&self) -> Result<Report, Failure> {
-        let mut bytes = [0; 16 << 10];
+        let mut bytes = [0; MAX_REPORT];
         let mut space = nix::cmsg_space!(RawFd);
         let mut slices = [IoSliceMut::new(&mut bytes)];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;

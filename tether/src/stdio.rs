@@ -5,7 +5,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::pty::{PtyMaster, Winsize, grantpt, posix_openpt, ptsname_r, unlockpt};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown, pipe2};
 use protocol::Stage::Config;
 use protocol::oci::ConsoleSize;
@@ -51,11 +51,14 @@ pub fn never_block(fd: &OwnedFd) -> Result<(), Failure> {
 }
 
 impl Theirs {
-    /// Puts the pipes to 0, 1 and 2, owned by `user`, so that it may open `/dev/stdout`.
+    /// Puts the pipes to 0, 1 and 2, owned by `user`, so that it may open `/dev/stdout` and the like.
     pub fn install(self, user: Uid) -> Result<(), Failure> {
         let Self([stdin, stdout, stderr]) = self;
-        for pipe in [&stdout, &stderr] {
-            fchown(pipe, Some(user), None).at(Config, || "giving the pipes to the user")?;
+        for end in [&stdin, &stdout, &stderr] {
+            let kind = fstat(end).at(Config, || "looking at a pipe")?.st_mode & SFlag::S_IFMT.bits();
+            if kind == SFlag::S_IFIFO.bits() {
+                fchown(end, Some(user), None).at(Config, || "giving the pipes to the user")?;
+            }
         }
         install(&stdin, &stdout, &stderr)
     }
