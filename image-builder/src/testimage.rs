@@ -196,9 +196,18 @@ fn put_file(path: &Path, bytes: &[u8]) -> Result<()> {
 const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
 const GROUP: &[u8] = b"root:x:0:\nnogroup:x:65534:\n";
 
+/// The default command: a shell for a person, a few words about the VM for everyone else.
+const HELLO: &str = "\
+[ -t 0 ] && exec sh
+echo 'Hello from a virtual machine of its own!'
+echo \"kernel: $(uname -sr)\"
+echo \"memory: $(free -m | awk '/Mem/ {print $2}') MiB, CPUs: $(nproc)\"
+echo \"root:   $(df -h / | awk 'END {print $1, $2}')\"
+";
+
 /// Writes an image of one layer around the static busybox at `busybox` (Debian's package busybox-static): a link for
-/// each of its applets, `/etc/passwd` and `/etc/group` with root and nobody, the folders that programs expect, a PATH, and
-/// `sh` as the command. Gives the manifest's digest; the same busybox gives the same image.
+/// each of its applets, `/etc/passwd` and `/etc/group` with root and nobody, the folders that programs expect, a PATH, and a
+/// command that says hello, or is a shell at a terminal. Gives the manifest's digest; the same busybox gives the same image.
 ///
 /// # Errors
 /// The busybox cannot be read or run, the folder `dir` not be written to.
@@ -220,7 +229,7 @@ pub fn busybox_image(dir: &Path, busybox: &Path) -> Result<Digest> {
     }
     let config = ConfigBuilder::default()
         .env(vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()])
-        .cmd(vec!["sh".to_owned()])
+        .cmd(["sh", "-c", HELLO].map(str::to_owned).to_vec())
         .build()?;
     write(dir, &[layer.finish()], config)
 }

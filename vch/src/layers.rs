@@ -64,7 +64,7 @@ pub fn prepare(dir: &Path, layers: &[Layer], stdio: &Stdio) -> Result<Prepared> 
     let mut shown = Progress::new(Instant::now());
     loop {
         match progress.recv_timeout(TICK) {
-            Ok((layer, layers, bytes, all)) => shown.show(stdio, layer, layers, bytes, all),
+            Ok((layer, layers, bytes, all)) => shown.building(stdio, layer, layers, bytes, all),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }

@@ -25,20 +25,37 @@ impl Progress {
         Self { next: start + PATIENCE, shown: false }
     }
 
+    /// When [`Progress::starting`] next has something to say.
+    pub fn due(&self, stdio: &Stdio) -> Option<Instant> {
+        stdio.stderr.is_terminal().then_some(self.next)
+    }
+
     /// Says that `bytes` of `all` of layer number `layer` of `layers` are done.
-    pub fn show(&mut self, stdio: &Stdio, layer: usize, layers: usize, bytes: u64, all: u64) {
+    pub fn building(&mut self, stdio: &Stdio, layer: usize, layers: usize, bytes: u64, all: u64) {
         let terminal = stdio.stderr.is_terminal();
         if Instant::now() < self.next || (self.shown && !terminal) {
             return;
         }
-        self.next = Instant::now() + REFRESH;
-        self.shown = true;
         let text = format!("vch: making the disk of layer {layer} of {layers}");
         if terminal {
-            stdio.tell(&format!("{CLEAR}{text}: {} of {} MiB", bytes / MIB, all / MIB));
+            self.tell(stdio, &format!("{CLEAR}{text}: {} of {} MiB", bytes / MIB, all / MIB));
         } else {
-            stdio.tell(&format!("{text}\n"));
+            self.tell(stdio, &format!("{text}\n"));
         }
+    }
+
+    /// Says for how many seconds the VM has been starting. Only to a terminal, where the words can be taken back:
+    /// elsewhere stderr is the container's.
+    pub fn starting(&mut self, stdio: &Stdio, seconds: f64) {
+        if Instant::now() >= self.next && stdio.stderr.is_terminal() {
+            self.tell(stdio, &format!("{CLEAR}vch: starting the VM: {seconds:.1} s"));
+        }
+    }
+
+    fn tell(&mut self, stdio: &Stdio, text: &str) {
+        self.next = Instant::now() + REFRESH;
+        self.shown = true;
+        stdio.tell(text);
     }
 
     /// Takes the line off a terminal.
@@ -46,5 +63,6 @@ impl Progress {
         if self.shown && stdio.stderr.is_terminal() {
             stdio.tell(CLEAR);
         }
+        self.shown = false;
     }
 }

@@ -21,6 +21,7 @@ use protocol::{MachineSpec, Stream};
 use crate::console::Console;
 use crate::conversation::{Conversation, Phase};
 use crate::exit::{End, Outcome};
+use crate::progress::Progress;
 use crate::qmp::{CAPABILITIES, Event, Monitor};
 use crate::signals;
 use crate::stdio::{Got, Input, Output, Stdio};
@@ -74,17 +75,9 @@ enum Source {
 /// The VM ended without an exit report, did not come up in time, or lied: [`Gone`] where the VM has ended by itself.
 pub fn run(plan: Plan, wires: Wires, stdio: &Stdio, clock: Clock) -> Result<Outcome> {
     let mut relay = Relay::new(plan, wires, stdio, clock)?;
-    let end = loop {
-        if let Some(end) = relay.verdict()? {
-            break end;
-        }
-        for (source, flags) in wait::ready(&relay.interests(), relay.deadline)? {
-            if let Some(end) = relay.handle(source, flags)? {
-                return Ok(relay.outcome(end));
-            }
-        }
-    };
-    Ok(relay.outcome(end))
+    let end = relay.turn_until_the_end();
+    relay.progress.clear(stdio);
+    Ok(relay.outcome(end?))
 }
 
 struct Relay<'a> {
@@ -112,9 +105,36 @@ struct Relay<'a> {
     mode: Option<Raw>,
     size: Option<ConsoleSize>,
     clock: Clock,
+    progress: Progress,
 }
 
 impl<'a> Relay<'a> {
+    fn turn_until_the_end(&mut self) -> Result<End> {
+        loop {
+            if let Some(end) = self.verdict()? {
+                return Ok(end);
+            }
+            for (source, flags) in wait::ready(&self.interests(), self.wake())? {
+                if let Some(end) = self.handle(source, flags)? {
+                    return Ok(end);
+                }
+            }
+            if self.is_starting() {
+                self.progress.starting(self.stdio, self.clock.seconds());
+            }
+        }
+    }
+
+    fn is_starting(&self) -> bool {
+        matches!(self.talk.phase(), Phase::Booting | Phase::Starting)
+    }
+
+    /// When to look up though nothing has happened.
+    fn wake(&self) -> Option<Instant> {
+        let due = if self.is_starting() { self.progress.due(self.stdio) } else { None };
+        self.deadline.into_iter().chain(due).min()
+    }
+
     fn new(plan: Plan, wires: Wires, stdio: &'a Stdio, clock: Clock) -> Result<Self> {
         // The socket is new and empty: it takes these few bytes, or QEMU is gone and the loop will notice.
         let _ = nix::unistd::write(&wires.monitor, CAPABILITIES);
@@ -139,6 +159,7 @@ impl<'a> Relay<'a> {
             raw: plan.raw,
             mode: None,
             clock,
+            progress: Progress::new(Instant::now()),
         })
     }
 
@@ -213,6 +234,9 @@ impl<'a> Relay<'a> {
 
     /// A new phase has begun.
     fn entered(&mut self) -> Result<()> {
+        if !self.is_starting() {
+            self.progress.clear(self.stdio);
+        }
         match self.talk.phase() {
             Phase::Starting => self.clock.step("the guest is ready"),
             Phase::Running => {
