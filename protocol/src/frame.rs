@@ -13,8 +13,11 @@
 pub const HEADER: usize = 20;
 /// The most that one data frame may carry, in bytes.
 pub const MAX_DATA: usize = 64 << 10;
-/// The most that one control message may be, in bytes of JSON.
-pub const MAX_CONTROL: usize = 1 << 20;
+/// The most that one control message to the guest may be, in bytes of JSON: it holds arguments and environment, of
+/// which Linux takes 2 MiB, and JSON may write one byte as six.
+pub const MAX_TO_GUEST: usize = 16 << 20;
+/// The same to the host, which has less reason to trust.
+pub const MAX_TO_HOST: usize = 1 << 20;
 
 const MAGIC: [u8; 2] = [0xc0, 0x7e];
 
@@ -59,9 +62,9 @@ impl Kind {
             .find(|kind| *kind as u8 == byte)
     }
 
-    fn max_payload(self) -> usize {
+    fn max_payload(self, max_control: usize) -> usize {
         match self {
-            Self::Control => MAX_CONTROL,
+            Self::Control => max_control,
             Self::Data => MAX_DATA,
             Self::End | Self::Credit | Self::Stop => 0,
         }
@@ -101,8 +104,8 @@ impl Header {
         bytes
     }
 
-    /// Reads a header, and refuses one that no honest side sends.
-    pub fn decode(bytes: &[u8; HEADER]) -> Result<Self, BadFrame> {
+    /// Reads a header, and refuses one that no honest side sends. A control message may have `max_control` bytes.
+    pub fn decode(bytes: &[u8; HEADER], max_control: usize) -> Result<Self, BadFrame> {
         let [m0, m1, kind, stream, s0, s1, s2, s3, rest @ ..] = *bytes;
         let [o0, o1, o2, o3, o4, o5, o6, o7, l0, l1, l2, l3] = rest;
         if [m0, m1] != MAGIC {
@@ -110,8 +113,9 @@ impl Header {
         }
         let kind = Kind::from_wire(kind).ok_or(BadFrame::Kind(kind))?;
         let length = u32::from_be_bytes([l0, l1, l2, l3]);
-        if length as usize > kind.max_payload() {
-            return Err(BadFrame::Length(kind, length));
+        let most = kind.max_payload(max_control);
+        if length as usize > most {
+            return Err(BadFrame::Length { kind, length, most });
         }
         Ok(Self {
             kind,
@@ -133,7 +137,14 @@ pub enum BadFrame {
     /// No such stream.
     Stream(u8),
     /// More payload than this kind may have.
-    Length(Kind, u32),
+    Length {
+        /// The kind.
+        kind: Kind,
+        /// The payload's bytes.
+        length: u32,
+        /// How many are allowed.
+        most: usize,
+    },
 }
 
 impl std::fmt::Display for BadFrame {
@@ -142,8 +153,8 @@ impl std::fmt::Display for BadFrame {
             Self::Magic([a, b]) => write!(out, "a frame begins with {a:02x} {b:02x}, not c0 7e"),
             Self::Kind(kind) => write!(out, "unknown frame kind {kind}"),
             Self::Stream(stream) => write!(out, "unknown stream {stream}"),
-            Self::Length(kind, length) => {
-                write!(out, "a {kind:?} frame of {length} bytes; at most {} are allowed", kind.max_payload())
+            Self::Length { kind, length, most } => {
+                write!(out, "a {kind:?} frame of {length} bytes; at most {most} are allowed")
             }
         }
     }
@@ -161,7 +172,7 @@ mod tests {
     fn the_wire_format_is_what_the_page_says() {
         let wire = [0xc0, 0x7e, 2, 2, 0, 0, 0, 7, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0];
         assert_eq!(header().encode(), wire);
-        assert_eq!(Header::decode(&wire), Ok(header()));
+        assert_eq!(Header::decode(&wire, MAX_TO_HOST), Ok(header()));
     }
 
     #[test]
@@ -169,14 +180,15 @@ mod tests {
         let with = |at: usize, byte: u8| {
             let mut bytes = header().encode();
             bytes[at] = byte;
-            Header::decode(&bytes)
+            Header::decode(&bytes, MAX_TO_HOST)
         };
+        let too_long = |kind, length, most| Err(BadFrame::Length { kind, length, most });
         assert_eq!(with(0, 0), Err(BadFrame::Magic([0, 0x7e])));
         assert_eq!(with(2, 0), Err(BadFrame::Kind(0)));
         assert_eq!(with(2, 6), Err(BadFrame::Kind(6)));
         assert_eq!(with(3, 3), Err(BadFrame::Stream(3)));
-        assert_eq!(with(19, 1), Err(BadFrame::Length(Kind::Data, 65537)));
-        assert_eq!(with(2, 3), Err(BadFrame::Length(Kind::End, 65536)));
-        assert_eq!(with(16, 0xff), Err(BadFrame::Length(Kind::Data, 0xff01_0000)));
+        assert_eq!(with(19, 1), too_long(Kind::Data, 65537, MAX_DATA));
+        assert_eq!(with(2, 3), too_long(Kind::End, 65536, 0));
+        assert_eq!(with(16, 0xff), too_long(Kind::Data, 0xff01_0000, MAX_DATA));
     }
 }

@@ -7,7 +7,7 @@
 
 use crate::buffer::Buffer;
 use crate::flow::{Incoming, Outgoing};
-use crate::frame::{BadFrame, HEADER, Header, Kind, MAX_CONTROL, MAX_DATA, Stream};
+use crate::frame::{BadFrame, HEADER, Header, Kind, MAX_DATA, MAX_TO_GUEST, MAX_TO_HOST, Stream};
 use crate::handshake::{self, Found, VERSIONS};
 use crate::message::{ToGuest, ToHost};
 use serde::{Serialize, de::DeserializeOwned};
@@ -29,6 +29,9 @@ pub type GuestLink = Link<ToGuest, ToHost>;
 /// One end of the channel. `In` and `Out` are the messages that it receives and sends.
 pub struct Link<In, Out> {
     connected: bool,
+    /// The longest control message that may come, and that may be sent, in bytes.
+    most_in: usize,
+    most_out: usize,
     input: Buffer,
     output: Buffer,
     events: VecDeque<Event<In>>,
@@ -49,14 +52,16 @@ pub enum Event<In> {
 impl HostLink {
     /// The host's end, with its hello waiting in [`Link::output`].
     pub fn host() -> Self {
-        Self::new(&[Stream::Stdin], &[Stream::Stdout, Stream::Stderr])
+        let receives = [Stream::Stdout, Stream::Stderr];
+        Self { most_in: MAX_TO_HOST, most_out: MAX_TO_GUEST, ..Self::new(&[Stream::Stdin], &receives) }
     }
 }
 
 impl GuestLink {
     /// The guest's end, with its hello waiting in [`Link::output`].
     pub fn guest() -> Self {
-        Self::new(&[Stream::Stdout, Stream::Stderr], &[Stream::Stdin])
+        let sends = [Stream::Stdout, Stream::Stderr];
+        Self { most_in: MAX_TO_GUEST, most_out: MAX_TO_HOST, ..Self::new(&sends, &[Stream::Stdin]) }
     }
 }
 
@@ -67,6 +72,8 @@ impl<In: DeserializeOwned, Out: Serialize> Link<In, Out> {
         output.extend(&handshake::encode(VERSIONS));
         Self {
             connected: false,
+            most_in: 0,
+            most_out: 0,
             input: Buffer::default(),
             output,
             events: VecDeque::new(),
@@ -84,6 +91,7 @@ impl<In: DeserializeOwned, Out: Serialize> Link<In, Out> {
     /// Says that `count` bytes of [`Link::output`] were written.
     pub fn wrote(&mut self, count: usize) {
         self.output.consume(count);
+        self.grant_all();
     }
 
     /// The next event, if any.
@@ -94,12 +102,13 @@ impl<In: DeserializeOwned, Out: Serialize> Link<In, Out> {
     /// Queues a control message.
     ///
     /// # Errors
-    /// [`ProtocolError::Message`] when it cannot be written as JSON of at most [`MAX_CONTROL`] bytes.
+    /// [`ProtocolError::Message`] when it cannot be written as JSON of at most [`MAX_TO_GUEST`] or [`MAX_TO_HOST`] bytes.
     pub fn send(&mut self, message: &Out) -> Result<(), ProtocolError> {
         let json = serde_json::to_vec(message).map_err(|error| ProtocolError::Message(error.to_string()))?;
-        if json.len() > MAX_CONTROL {
+        let most = self.most_out;
+        if json.len() > most {
             return Err(ProtocolError::Message(format!(
-                "a message of {} bytes; at most {MAX_CONTROL} are allowed",
+                "a message of {} bytes; at most {most} are allowed",
                 json.len()
             )));
         }
@@ -117,13 +126,17 @@ impl<In: DeserializeOwned, Out: Serialize> Link<In, Out> {
     }
 
     /// Lets `read` put up to [`Link::room`] bytes of `stream` straight into the output; it says how many it
-    /// put there. 0 bytes, or an error, queue nothing.
+    /// put there, and so does this. 0 bytes, or an error, queue nothing. Without any room `read` is not called, and this gives
+    /// none: a read of no bytes would look like the end.
     pub fn fill<E>(
         &mut self,
         stream: Stream,
         read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
-    ) -> Result<usize, E> {
+    ) -> Result<Option<usize>, E> {
         let room = self.room(stream);
+        if room == 0 {
+            return Ok(None);
+        }
         let offset = outgoing(&self.outgoing, stream).map_or(0, |flow| flow.offset);
         let count = self.output.append_with(HEADER, room, read, |head, used| {
             let length = u32::try_from(used).unwrap_or(0);
@@ -134,7 +147,7 @@ impl<In: DeserializeOwned, Out: Serialize> Link<In, Out> {
         if let Some(flow) = outgoing_mut(&mut self.outgoing, stream) {
             flow.offset += count as u64;
         }
-        Ok(count)
+        Ok(Some(count))
     }
 
     /// Ends `stream`: no more will be sent.
@@ -166,8 +179,18 @@ impl<In: DeserializeOwned, Out: Serialize> Link<In, Out> {
     pub fn consume(&mut self, stream: Stream, count: usize) {
         let Some(flow) = self.receiving_mut(stream) else { return };
         flow.buffer.consume(count);
-        if let Some(limit) = flow.grant() {
-            self.frame(Kind::Credit, stream, limit, &[]);
+        self.grant_all();
+    }
+
+    /// Tells of new credit. Not to someone who does not read what we say: it would pile up here, and a limit can
+    /// just as well be told later.
+    fn grant_all(&mut self) {
+        for stream in [Stream::Stdin, Stream::Stdout, Stream::Stderr] {
+            if self.output.len() < HIGH_WATER
+                && let Some(limit) = self.receiving_mut(stream).and_then(Incoming::grant)
+            {
+                self.frame(Kind::Credit, stream, limit, &[]);
+            }
         }
     }
 
@@ -191,7 +214,7 @@ impl<In: DeserializeOwned, Out: Serialize> Link<In, Out> {
             return Ok(());
         }
         while let Some((head, rest)) = self.input.as_slice().split_first_chunk::<HEADER>() {
-            let header = Header::decode(head)?;
+            let header = Header::decode(head, self.most_in)?;
             let length = header.length as usize;
             if rest.len() < length {
                 break;

@@ -34,6 +34,7 @@ fn put(link: &mut GuestLink, stream: Stream, bytes: &[u8]) -> usize {
         Ok::<_, Infallible>(count)
     })
     .unwrap()
+    .unwrap_or(0)
 }
 
 fn pair() -> (HostLink, GuestLink) {
@@ -111,6 +112,32 @@ fn an_unread_stream_stops_neither_the_other_nor_control() {
     host.consume(Stream::Stdout, WINDOW);
     exchange(&mut host, &mut guest);
     assert!(guest.room(Stream::Stdout) > 0, "credit came back");
+}
+
+/// A read of no bytes would look like the end of the stream.
+#[test]
+fn without_room_nothing_is_read() {
+    let (_, mut guest) = pair();
+    while put(&mut guest, Stream::Stdout, &[0; 65536]) > 0 {}
+    assert_eq!(guest.room(Stream::Stderr), 0, "the output is full");
+    let filled = guest.fill(Stream::Stderr, |_| -> Result<usize, ()> { panic!("read without room") });
+    assert_eq!(filled, Ok(None));
+}
+
+/// A guest that talks but does not listen.
+#[test]
+fn credit_does_not_pile_up() {
+    let (mut host, _) = pair();
+    let mut sent = 0;
+    for _ in 0..100_000 {
+        let bytes = frame(Kind::Data, Stream::Stdout, 0, sent, &[0; 65536]);
+        sent += 65536;
+        if host.receive(&bytes).is_err() {
+            break; // it has used up the credit that it was told of, or would have been
+        }
+        host.consume(Stream::Stdout, usize::MAX);
+    }
+    assert!(host.output().len() < WINDOW, "{} bytes wait to be read", host.output().len());
 }
 
 #[test]

@@ -8,7 +8,15 @@ use oci_spec::image::ConfigBuilder;
 use std::collections::BTreeMap;
 
 pub fn tests() -> Vec<Test> {
-    tests![defaults, options_reach_the_process, pid_1_without_init, the_images_own_config, memory_and_cpus]
+    tests![
+        defaults,
+        options_reach_the_process,
+        pid_1_without_init,
+        the_images_own_config,
+        a_large_environment,
+        a_passwd_that_is_a_fifo,
+        memory_and_cpus
+    ]
 }
 
 /// `NAME: VALUE` lines, as in `/proc/self/status`.
@@ -27,7 +35,7 @@ fn defaults() -> Result<()> {
          echo host: $(hostname); echo processes: $(ls -d /proc/[0-9]* | wc -l); echo cgroup: $(cat /proc/self/cgroup);
          echo kcore: $(wc -c < /proc/kcore); echo null: $(stat -c '%t:%T %a' /dev/null);
          (echo 1 > /proc/sys/kernel/panic) 2>/dev/null && echo sys: writable || echo sys: read-only;
-         echo clock: $(date +%s)",
+         echo clock: $(date +%s); echo files: $(ulimit -n) $(ulimit -Hn)",
     ))?;
     let text = ran.out();
     let all = fields(&text);
@@ -44,6 +52,7 @@ fn defaults() -> Result<()> {
     check(&all, "kcore", "0")?;
     check(&all, "null", "1:3 666")?;
     check(&all, "sys", "read-only")?;
+    check(&all, "files", "1024 524288")?;
     ensure!(all["lo"].contains("127.0.0.1/8") && all["lo"].contains("UP"), "{}", all["lo"]);
     ensure!(all["host"].len() == 12, "the hostname is the short ID: {}", all["host"]);
     let root = text.lines().find(|line| line.split(' ').nth(1) == Some("/"));
@@ -103,6 +112,27 @@ fn the_images_own_config() -> Result<()> {
     let ran = run(&options(&image, &[]))?;
     ensure!(ran.out() == "hi /srv/web\n/srv/web\n33\n34\n34 4\n" && ran.code() == 6, "{ran:?}");
     run(&options(&image, &["echo $0 mine"]))?.gives("sh mine\n")
+}
+
+/// Larger than any one frame, near what Linux takes.
+fn a_large_environment() -> Result<()> {
+    let mut options = shell("echo ${#V0} ${#V13}");
+    let value = "\u{1}".repeat(100_000); // as JSON, six times as long
+    options.env = (0..14).map(|number| format!("V{number}={value}")).collect();
+    run(&options)?.gives("100000 100000\n")
+}
+
+fn a_passwd_that_is_a_fifo() -> Result<()> {
+    let dir = temporary()?;
+    let layer = Tar::new()
+        .file("bin/true", 0o755, &std::fs::read("/bin/busybox")?)
+        .entry("etc/passwd", tar::EntryType::Fifo, 0o644, b"", |_| {})
+        .finish();
+    testimage::write(dir.path(), &[layer], ConfigBuilder::default().build()?)?;
+    let ran = run(&options(&dir.path().display().to_string(), &["/bin/true"]))?;
+    let why = ran.outcome.sentence().unwrap_or_default();
+    ensure!(ran.code() == 125 && why.contains("/etc/passwd is not a file"), "{ran:?}");
+    Ok(())
 }
 
 fn memory_and_cpus() -> Result<()> {

@@ -245,7 +245,7 @@ pub fn run_with_layers(options: &RunOptions, layers: &[(&Path, protocol::Uuid)])
     let disks =
         protocol::Disks { layers: layers.iter().map(|layer| layer.uuid).collect(), scratch: scratch_uuid };
     let config = oci_spec::image::Config::default();
-    let machine = vch::spec::compose(&config, options, "0123456789abcdef", disks, None, |_| None)?;
+    let machine = vch::spec::compose(&config, options, "0123456789abcdef", disks, None, |_| Ok(None))?;
     let (vm, wires) = vch::vm::Vm::start("layers", options, accel, &boot, &scratch, &layers)?;
     let plan = vch::relay::Plan {
         machine,

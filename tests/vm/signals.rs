@@ -9,7 +9,12 @@ use std::io::Read;
 use std::time::Duration;
 
 pub fn tests() -> Vec<Test> {
-    tests![interrupted_at_any_moment, passed_on_to_the_process, the_second_one_stops_the_vm]
+    tests![
+        interrupted_at_any_moment,
+        passed_on_to_the_process,
+        passed_on_as_often_as_they_come,
+        the_second_one_stops_the_vm
+    ]
 }
 
 fn interrupted_at_any_moment() -> Result<()> {
@@ -37,6 +42,29 @@ fn passed_on_to_the_process() -> Result<()> {
     stdout.read_to_string(&mut rest)?;
     let status = child.wait()?;
     ensure!(rest == "caught\n" && status.code() == Some(9), "{rest:?}, {status}");
+    Ok(())
+}
+
+fn passed_on_as_often_as_they_come() -> Result<()> {
+    let script = "trap 'echo hup' HUP; trap 'echo usr1' USR1; trap 'exit 6' USR2; echo up; while :; do sleep 0.1; done";
+    let mut child = command("often", &[], &["sh", "-c", script]).spawn()?;
+    let mut stdout = child.stdout.take().context("no stdout")?;
+    let mut expect = |line: &str| -> Result<()> {
+        let mut bytes = vec![0; line.len()];
+        stdout.read_exact(&mut bytes)?;
+        ensure!(bytes == line.as_bytes(), "{:?}, not {line:?}", String::from_utf8_lossy(&bytes));
+        Ok(())
+    };
+    expect("up\n")?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    for (signal, line) in [(Signal::SIGHUP, "hup\n"), (Signal::SIGHUP, "hup\n"), (Signal::SIGUSR1, "usr1\n")]
+    {
+        kill(pid, signal)?;
+        expect(line)?;
+    }
+    kill(pid, Signal::SIGUSR2)?;
+    let status = child.wait()?;
+    ensure!(status.code() == Some(6), "{status}");
     Ok(())
 }
 

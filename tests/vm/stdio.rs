@@ -1,6 +1,6 @@
 //! Bytes in, bytes out, and how the process ended.
 
-use crate::harness::{Test, busybox, input, options, run, run_with, shell};
+use crate::harness::{Test, busybox, input, options, run, run_with, shell, temporary};
 use crate::tests;
 use anyhow::{Result, ensure};
 use protocol::ExitStatus;
@@ -17,6 +17,7 @@ pub fn tests() -> Vec<Test> {
         megabytes_of_stdin,
         megabytes_both_ways,
         stdin_closed_early,
+        stdin_from_a_fifo_whose_writer_has_gone,
         a_grandchild_holds_stdout,
         output_at_the_very_end,
         out_of_memory,
@@ -96,6 +97,22 @@ fn stdin_closed_early() -> Result<()> {
     let ran = run_with(&options, input(&noise())?)?;
     ensure!(ran.stdout == noise()[..3] && ran.code() == 4, "{} bytes, {}", ran.stdout.len(), ran.code());
     Ok(())
+}
+
+/// Such a FIFO, opened anew, would never tell of its end.
+fn stdin_from_a_fifo_whose_writer_has_gone() -> Result<()> {
+    let dir = temporary()?;
+    let path = dir.path().join("fifo");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU)?;
+    let writer = std::thread::spawn({
+        let path = path.clone();
+        move || std::fs::write(path, b"through a FIFO")
+    });
+    let reader = std::fs::File::open(&path)?;
+    writer.join().map_err(|_| anyhow::anyhow!("the writer has panicked"))??;
+    let mut options = options(&busybox(), &["cat"]);
+    options.interactive = true;
+    run_with(&options, reader.into())?.gives("through a FIFO")
 }
 
 fn a_grandchild_holds_stdout() -> Result<()> {

@@ -88,6 +88,14 @@ pub fn become_user(user: &User, capabilities: &Capabilities) -> Result<(), Failu
     Ok(())
 }
 
+/// Gives up the effective and permitted capabilities that are not ambient.
+pub fn keep_ambient_only(capabilities: Option<&Capabilities>) -> Result<(), Failure> {
+    let Some(capabilities) = capabilities else { return Ok(()) };
+    let ambient = set("ambient", &capabilities.ambient)?;
+    let inheritable = set("inheritable", &capabilities.inheritable)?;
+    set_own(ambient, ambient, inheritable).at(Config, || "giving up capabilities")
+}
+
 fn bits(set: u64) -> impl Iterator<Item = libc::c_ulong> {
     (0..64).filter(move |number| set & (1 << number) != 0)
 }

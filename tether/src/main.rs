@@ -46,8 +46,9 @@ fn main() {
     match boot_and_connect(&mut timeline) {
         Ok(mut channel) => {
             if let Err(failure) = serve(&mut channel, &mut timeline) {
+                // First to where it surely arrives: the container may have stopped the console.
+                channel.say_last(&ToHost::Failed(failure.0.clone()));
                 power::say(&failure.to_string());
-                channel.say_last(&ToHost::Failed(failure.0));
             }
         }
         Err(failure) => power::say(&failure.to_string()),

@@ -1,6 +1,7 @@
 //! The end of the machine.
 
 use nix::sys::reboot::{RebootMode, reboot};
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Whether this is a forked child, which is PID 1 of nothing but its own namespace.
@@ -9,7 +10,8 @@ static IN_CHILD: AtomicBool = AtomicBool::new(false);
 /// Says something on the console, which is there before the channel is and after it is gone. The host
 /// reads it and shows it when the machine stops without a report.
 pub fn say(what: &str) {
-    eprintln!("tether: {what}");
+    // Not eprintln, which panics when it cannot write.
+    let _lost = writeln!(std::io::stderr(), "tether: {what}");
     // A UART is slow, and power-off waits for nobody.
     let _drained = nix::sys::termios::tcdrain(std::io::stderr());
 }

@@ -15,6 +15,7 @@ use nix::sys::socket::{
 use nix::unistd::{ForkResult, Pid, chroot, fork};
 use protocol::oci::NamespaceKind;
 use protocol::{ExitStatus, MachineSpec, Stage};
+use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -94,6 +95,9 @@ fn start_init(cgroup: &Cgroup) -> Result<(), Failure> {
 
 fn become_init(cgroup: &Cgroup) -> Result<(), Failure> {
     cgroup.enter()?;
+    // The kernel shall not take it when memory runs out: that would end the container without a word of why.
+    std::fs::write("/proc/self/oom_score_adj", "-1000")
+        .at(Stage::Config, || "sparing the container's init")?;
     // SAFETY: ignoring a signal installs no handler.
     unsafe { nix::sys::signal::signal(Signal::SIGCHLD, nix::sys::signal::SigHandler::SigIgn) }
         .at(Stage::Config, || "ignoring SIGCHLD")?;
@@ -103,7 +107,14 @@ fn become_init(cgroup: &Cgroup) -> Result<(), Failure> {
 }
 
 /// Tether's end of the line on which the child reports until its exec.
-pub struct Reports(OwnedFd);
+pub struct Reports {
+    line: OwnedFd,
+    /// The child was about to exec.
+    at_exec: Cell<bool>,
+}
+
+/// What the child says just before its exec, so that the line's end then means success, and otherwise its death.
+const AT_EXEC: &[u8] = b"exec";
 
 /// The child's end. It is closed by the exec.
 pub struct Reporter(OwnedFd);
@@ -118,13 +129,15 @@ pub enum Report {
     Failed(Failure),
     /// The exec has succeeded.
     Executed,
+    /// It has died on the way there.
+    Died,
 }
 
 fn reports() -> Result<(Reports, Reporter), Failure> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)
         .at(Stage::Config, || "making a socket pair")?;
-    Ok((Reports(ours), Reporter(theirs)))
+    Ok((Reports { line: ours, at_exec: Cell::new(false) }, Reporter(theirs)))
 }
 
 impl Reporter {
@@ -135,6 +148,11 @@ impl Reporter {
         sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(b"terminal")], &rights, MsgFlags::empty(), None)
             .map(drop)
             .at(Stage::Config, || "handing the terminal over")
+    }
+
+    /// Says that the exec comes next.
+    pub fn at_exec(&self) -> Result<(), Failure> {
+        nix::unistd::write(&self.0, AT_EXEC).map(drop).at(Stage::Config, || "announcing the exec")
     }
 
     fn failed(&self, mut failure: protocol::Failure) {
@@ -148,7 +166,7 @@ impl Reporter {
 impl Reports {
     /// To be polled.
     pub fn fd(&self) -> &OwnedFd {
-        &self.0
+        &self.line
     }
 
     /// The next report, without waiting.
@@ -157,7 +175,7 @@ impl Reports {
         let mut space = nix::cmsg_space!(RawFd);
         let mut slices = [IoSliceMut::new(&mut bytes)];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-        let message = match recvmsg::<()>(self.0.as_raw_fd(), &mut slices, Some(&mut space), flags) {
+        let message = match recvmsg::<()>(self.line.as_raw_fd(), &mut slices, Some(&mut space), flags) {
             Err(Errno::EAGAIN) => return Ok(Report::None),
             message => message.at(Stage::Config, || "reading the child's report")?,
         };
@@ -171,10 +189,15 @@ impl Reports {
             // SAFETY: the kernel has just made this descriptor for us; nothing else knows of it.
             return Ok(Report::Terminal(unsafe { OwnedFd::from_raw_fd(fd) }));
         }
-        if length == 0 {
-            return Ok(Report::Executed);
+        let report = bytes.get(..length).unwrap_or_default();
+        if report.is_empty() {
+            return Ok(if self.at_exec.get() { Report::Executed } else { Report::Died });
         }
-        let failure = serde_json::from_slice(bytes.get(..length).unwrap_or_default());
+        if report == AT_EXEC {
+            self.at_exec.set(true);
+            return self.next();
+        }
+        let failure = serde_json::from_slice(report);
         Ok(Report::Failed(failure.map_or_else(
             |error| Failure::new(Stage::Config, format!("unreadable report of the child: {error}")),
             Failure,
@@ -190,14 +213,25 @@ pub fn reset_signals() -> nix::Result<()> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
 }
 
-/// Reaps one dead child: its PID and how it ended. None if no child is dead.
+/// What [`reap`] found.
+pub enum Reaped {
+    /// This child was dead, and how it ended.
+    Child(Pid, ExitStatus),
+    /// Children are left, but none is dead.
+    NoneYet,
+    /// No child is left.
+    NoneLeft,
+}
+
+/// Reaps one dead child.
 ///
 /// (nix's own `waitpid` loses the status of a child that a realtime signal has killed.)
-pub fn reap() -> nix::Result<Option<(Pid, ExitStatus)>> {
+pub fn reap() -> nix::Result<Reaped> {
     let mut status = 0;
     // SAFETY: waitpid(2) writes one int to `status`, which outlives the call.
     let pid = match Errno::result(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) }) {
-        Ok(0) | Err(Errno::ECHILD) => return Ok(None),
+        Ok(0) => return Ok(Reaped::NoneYet),
+        Err(Errno::ECHILD) => return Ok(Reaped::NoneLeft),
         pid => Pid::from_raw(pid?),
     };
     let ended = if libc::WIFSIGNALED(status) {
@@ -205,7 +239,7 @@ pub fn reap() -> nix::Result<Option<(Pid, ExitStatus)>> {
     } else {
         ExitStatus::Code(u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(u8::MAX))
     };
-    Ok(Some((pid, ended)))
+    Ok(Reaped::Child(pid, ended))
 }
 
 /// Kills whatever is left in the cgroup, and waits until it is gone.

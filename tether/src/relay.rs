@@ -9,7 +9,7 @@ use crate::cgroup::Cgroup;
 use crate::channel::Channel;
 use crate::failure::{Context, Failure};
 use crate::kernel_log;
-use crate::process::{self, Process, Report};
+use crate::process::{self, Process, Reaped, Report};
 use crate::stdio;
 use crate::timeline::Timeline;
 use nix::errno::Errno;
@@ -29,7 +29,8 @@ pub fn run(
     timeline: &mut Timeline,
 ) -> Result<(), Failure> {
     let poller = Poller::new()?;
-    let mut relay = Relay { channel, process, cgroup, timeline, poller, phase: Phase::Starting };
+    let mut relay =
+        Relay { channel, process, cgroup, timeline, poller, phase: Phase::Starting, childless: false };
     if relay.process.terminal {
         // Everything comes by the terminal, which the child makes; these pipes are not used.
         relay.process.stdio = stdio::Ours { stdin: None, stdout: None, stderr: None };
@@ -62,6 +63,8 @@ struct Relay<'a> {
     timeline: &'a mut Timeline,
     poller: Poller,
     phase: Phase,
+    /// No process is left but tether.
+    childless: bool,
 }
 
 impl Relay<'_> {
@@ -84,6 +87,10 @@ impl Relay<'_> {
             }
         }
         self.close_what_is_done()?;
+        if self.childless {
+            self.read_output(Stream::Stdout)?;
+            self.read_output(Stream::Stderr)?;
+        }
         self.report_exit()
     }
 
@@ -145,6 +152,14 @@ impl Relay<'_> {
             match self.process.reports.next()? {
                 Report::None => break,
                 Report::Failed(failure) => return Err(failure),
+                Report::Died => {
+                    let why = if kernel_log::out_of_memory(self.process.pid.as_raw()) {
+                        "memory ran out before the command could be executed; more can be given with -m"
+                    } else {
+                        "the process died before the command could be executed"
+                    };
+                    return Err(Failure::new(Stage::Config, why));
+                }
                 Report::Terminal(master) => {
                     stdio::never_block(&master)?;
                     let input = master.try_clone().at(Stage::Config, || "duplicating the terminal")?;
@@ -163,12 +178,17 @@ impl Relay<'_> {
 
     fn reap(&mut self) -> Result<(), Failure> {
         let _drained = self.process.deaths.read_signal();
-        while let Some((pid, status)) = process::reap().at(Stage::Run, || "waiting for children")? {
-            if pid == self.process.pid {
-                self.process_died(status)?;
+        loop {
+            match process::reap().at(Stage::Run, || "waiting for children")? {
+                Reaped::Child(pid, status) if pid == self.process.pid => self.process_died(status)?,
+                Reaped::Child(..) => {}
+                Reaped::NoneYet => return Ok(()),
+                Reaped::NoneLeft => {
+                    self.childless = true;
+                    return Ok(());
+                }
             }
         }
-        Ok(())
     }
 
     fn process_died(&mut self, status: ExitStatus) -> Result<(), Failure> {
@@ -186,7 +206,12 @@ impl Relay<'_> {
         let Some(open) = fd.as_ref() else { return Ok(()) };
         match self.channel.link.fill(stream, |room| read(open, room)) {
             // A terminal whose other end is closed everywhere reads as EIO.
-            Ok(0) | Err(Errno::EIO) => {
+            Ok(Some(0)) | Err(Errno::EIO) => {
+                self.channel.link.end(stream);
+                self.poller.forget(Source::of(stream), fd)
+            }
+            // Nobody is left to write, whatever still holds the other end (a message on its way in a socket may).
+            Err(Errno::EAGAIN) if self.childless => {
                 self.channel.link.end(stream);
                 self.poller.forget(Source::of(stream), fd)
             }

@@ -88,11 +88,15 @@ pub fn enter(
     umask(Mode::from_bits_truncate(process.user.umask.unwrap_or(0o022)));
     capabilities::become_user(&user, &process.capabilities.clone().unwrap_or_default())?;
     chdir(process.cwd.as_str()).at(Config, || format!("entering process.cwd {}", process.cwd))?;
+    if machine.user.is_some() && !uid.is_root() {
+        // As docker has it for its users: what the exec would take away anyway must not help to find the command.
+        capabilities::keep_ambient_only(process.capabilities.as_ref())?;
+    }
     if process.no_new_privileges {
         nix::sys::prctl::set_no_new_privs().at(Config, || "setting process.noNewPrivileges")?;
     }
     close_all_from(3)?;
-    exec(process, &user)
+    exec(process, &user, reporter)
 }
 
 fn new_namespaces(config: &Spec) -> Result<(), Failure> {
@@ -196,7 +200,7 @@ pub fn close_all_from(first: u32) -> Result<(), Failure> {
     Errno::result(result).map(drop).at(Config, || "closing file descriptors")
 }
 
-fn exec(process: &Process, user: &User) -> Result<(), Failure> {
+fn exec(process: &Process, user: &User, reporter: &Reporter) -> Result<(), Failure> {
     let mut env = process.env.clone();
     if !env.iter().any(|entry| entry.starts_with("HOME=")) {
         env.push(format!("HOME={}", user.home.as_deref().filter(|home| !home.is_empty()).unwrap_or("/")));
@@ -205,6 +209,7 @@ fn exec(process: &Process, user: &User) -> Result<(), Failure> {
     let c_path = c_strings("process.args", [&path])?;
     let args = c_strings("process.args", &process.args)?;
     let env = c_strings("process.env", &env)?;
+    reporter.at_exec()?;
     match c_path.first().map(|path| execve(path, &args, &env)) {
         Some(Err(errno)) => Err(Failure::system(Stage::Exec, path, errno)),
         _ => Ok(()),

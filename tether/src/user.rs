@@ -2,12 +2,14 @@
 //! and by the rules that docker has (`docker run --user`).
 
 use crate::failure::{Context, Failure};
+use nix::fcntl::OFlag;
 use protocol::Stage::Config;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 
-/// The most that is read of either file, in bytes: they are the image's, and may be anything.
-const MAX_FILE: u64 = 16 << 20;
+/// The longest that either file may be, in bytes: they are the image's, and may be anything.
+const MAX_FILE: u64 = 4 << 20;
 
 /// IDs above this are refused, as docker does.
 const MAX_ID: u32 = i32::MAX as u32;
@@ -31,8 +33,7 @@ pub fn resolve(name: Option<&str>, user: &protocol::oci::User) -> Result<User, F
     match name.filter(|name| !name.is_empty()) {
         Some(name) => by_name(name, &passwd, &group).map_err(|why| Failure::new(Config, why)),
         None => {
-            let home =
-                passwd.iter().find_map(|line| PasswdEntry::parse(line).filter(|entry| entry.uid == user.uid));
+            let home = passwd.lines().filter_map(PasswdEntry::parse).find(|entry| entry.uid == user.uid);
             Ok(User {
                 uid: user.uid,
                 gid: user.gid,
@@ -43,16 +44,22 @@ pub fn resolve(name: Option<&str>, user: &protocol::oci::User) -> Result<User, F
     }
 }
 
-fn read(path: &str) -> Result<Vec<String>, Failure> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+fn read(path: &str) -> Result<String, Failure> {
+    // It is the image's: a FIFO shall not make us wait.
+    let options =
+        OpenOptions::new().read(true).custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits()).open(path);
+    let file = match options {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
         file => file.at(Config, || format!("opening the image's {path}"))?,
     };
-    let lines = BufReader::new(file.take(MAX_FILE)).split(b'\n');
-    lines
-        .map(|line| line.map(|line| String::from_utf8_lossy(&line).into_owned()))
-        .collect::<Result<_, _>>()
-        .at(Config, || format!("reading the image's {path}"))
+    let metadata = file.metadata().at(Config, || format!("looking at the image's {path}"))?;
+    if !metadata.is_file() || metadata.len() > MAX_FILE {
+        let why = format!("the image's {path} is not a file of at most {} MiB", MAX_FILE >> 20);
+        return Err(Failure::new(Config, why));
+    }
+    let mut bytes = vec![];
+    file.take(MAX_FILE).read_to_end(&mut bytes).at(Config, || format!("reading the image's {path}"))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 struct PasswdEntry<'a> {
@@ -87,14 +94,14 @@ impl<'a> GroupEntry<'a> {
     }
 }
 
-fn by_name(wanted: &str, passwd: &[String], group: &[String]) -> Result<User, String> {
+fn by_name(wanted: &str, passwd: &str, group: &str) -> Result<User, String> {
     let (user, group_wanted) = match wanted.split_once(':') {
         Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
         None => (wanted, None),
     };
     let user = if user.is_empty() { "0" } else { user };
     let number = parse_id(user)?;
-    let entries = || passwd.iter().filter_map(|line| PasswdEntry::parse(line));
+    let entries = || passwd.lines().filter_map(PasswdEntry::parse);
     let entry = entries()
         .find(|entry| entry.name == user)
         .or_else(|| entries().find(|entry| Some(entry.uid) == number));
@@ -103,7 +110,7 @@ fn by_name(wanted: &str, passwd: &[String], group: &[String]) -> Result<User, St
         (None, Some(number)) => number,
         (None, None) => return Err(format!("user {user:?} is not in the image's /etc/passwd")),
     };
-    let groups = || group.iter().filter_map(|line| GroupEntry::parse(line));
+    let groups = || group.lines().filter_map(GroupEntry::parse);
     let (gid, supplementary) = match (group_wanted, &entry) {
         (Some(name), _) => {
             let number = parse_id(name)?;
@@ -138,12 +145,10 @@ mod tests {
     use super::*;
 
     fn look_up(wanted: &str) -> Result<(u32, u32, Vec<u32>, Option<String>), String> {
-        let lines = |text: &str| text.lines().map(String::from).collect::<Vec<_>>();
-        let passwd = lines(
-            "root:x:0:0:root:/root:/bin/sh\nbad line\nweb:x:33:34::/srv:\n77:x:5:6::/five:\nshort:x:9:9",
-        );
-        let group = lines("root:x:0:\nweb:x:34:\nlog:x:4:root,web\naudio:x:29:web\n::::");
-        by_name(wanted, &passwd, &group).map(|user| (user.uid, user.gid, user.groups, user.home))
+        let passwd =
+            "root:x:0:0:root:/root:/bin/sh\nbad line\nweb:x:33:34::/srv:\n77:x:5:6::/five:\nshort:x:9:9";
+        let group = "root:x:0:\nweb:x:34:\nlog:x:4:root,web\naudio:x:29:web\n::::";
+        by_name(wanted, passwd, group).map(|user| (user.uid, user.gid, user.groups, user.home))
     }
 
     #[test]

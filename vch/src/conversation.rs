@@ -101,7 +101,10 @@ impl Conversation {
                 self.phase = Phase::Failed(failure);
             }
             // What goes wrong after the process has ended does not change how it ended.
-            (Phase::Draining(_) | Phase::Stopping(_), ToHost::Failed(_)) => {}
+            (Phase::Draining(_) | Phase::Stopping(_), ToHost::Failed(_)) if !self.unmounted => {
+                self.unmounted = true;
+                self.link.send(&ToGuest::Acknowledged)?;
+            }
             (Phase::Stopping(_), ToHost::Stopped { timeline }) if !self.unmounted => {
                 self.unmounted = true;
                 self.timeline.extend(timeline);

@@ -2,7 +2,7 @@
 //!
 //! Source: moby's `oci/defaults.go` and `oci/caps/defaults.go`.
 
-use protocol::oci::{Capabilities, Linux, Mount, Namespace, NamespaceKind};
+use protocol::oci::{Capabilities, Linux, Mount, Namespace, NamespaceKind, Rlimit};
 
 /// `PATH` where neither the image nor the user sets it.
 pub const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -55,6 +55,14 @@ const MOUNTS: [(&str, &str, &str, &str); 7] = [
 pub fn capabilities() -> Capabilities {
     let names = || CAPABILITIES.map(str::to_owned).to_vec();
     Capabilities { bounding: names(), effective: names(), permitted: names(), ..Capabilities::default() }
+}
+
+/// The limits that docker's daemon has and its containers inherit: the kernel's own are too low for databases.
+pub fn rlimits() -> Vec<Rlimit> {
+    const UNLIMITED: u64 = u64::MAX;
+    [("RLIMIT_NOFILE", 1024, 524_288), ("RLIMIT_NPROC", UNLIMITED, UNLIMITED)]
+        .map(|(kind, soft, hard)| Rlimit { kind: kind.to_owned(), soft, hard })
+        .to_vec()
 }
 
 /// The mounts, in their order.

@@ -34,6 +34,7 @@ pub mod text;
 pub mod timeline;
 pub mod vm;
 
+use std::env::VarError;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -41,6 +42,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use image_builder::layout::Image;
 use nix::sys::signal::Signal;
+use protocol::frame::MAX_TO_GUEST;
 use protocol::{Disks, Uuid};
 
 use accel::Accel;
@@ -54,6 +56,9 @@ use vm::Vm;
 pub use exit::{End, Outcome};
 pub use options::RunOptions;
 pub use stdio::Stdio;
+
+/// The largest machine spec, in bytes of JSON: a message to the guest, less what stands around it.
+const MOST_SPEC: usize = MAX_TO_GUEST - 4096;
 
 /// Runs a containerVM from its start to its end. Nothing of it is left then, nor if this process dies before.
 ///
@@ -78,7 +83,14 @@ pub fn run(options: &RunOptions, stdio: &Stdio) -> Result<Outcome> {
     let disks = Disks { layers: layers.iter().map(|layer| layer.uuid).collect(), scratch: uuid };
     let config = image.config.config().clone().unwrap_or_default();
     let size = terminal::size(&stdio.stdin);
-    let machine = spec::compose(&config, options, &id, disks, size, |name| std::env::var(name).ok())?;
+    let machine = spec::compose(&config, options, &id, disks, size, host_variable)?;
+    let length = serde_json::to_vec(&machine)?.len();
+    if length > MOST_SPEC {
+        bail!(
+            "the command and the environment are too long: {length} bytes as JSON, at most {} fit",
+            MOST_SPEC
+        );
+    }
     let scratch = scratch::create(&store, options.scratch_size, uuid)?;
     clock.step("the scratch disk is there");
 
@@ -106,6 +118,16 @@ fn stdin(options: &RunOptions, stdio: &Stdio) -> Result<bool> {
         bail!("the input device is not a TTY: -t with -i needs a terminal");
     }
     Ok(options.interactive || (options.tty && terminal))
+}
+
+fn host_variable(name: &str) -> Result<Option<String>> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(value)),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => {
+            bail!("-e {name}: its value here is not UTF-8, which a machine spec must be")
+        }
+    }
 }
 
 fn store(options: &RunOptions) -> Result<PathBuf> {

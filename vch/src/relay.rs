@@ -98,6 +98,8 @@ struct Relay<'a> {
     /// Whether signals can still come.
     listening: bool,
     deadline: Option<Instant>,
+    /// There was nothing to do at the last look.
+    idle: bool,
     boot_timeout: Duration,
     debug: bool,
     raw: bool,
@@ -114,7 +116,9 @@ impl<'a> Relay<'a> {
             if let Some(end) = self.verdict()? {
                 return Ok(end);
             }
-            for (source, flags) in wait::ready(&self.interests(), self.wake())? {
+            let ready = wait::ready(&self.interests(), self.wake())?;
+            self.idle = ready.is_empty();
+            for (source, flags) in ready {
                 if let Some(end) = self.handle(source, flags)? {
                     return Ok(end);
                 }
@@ -154,6 +158,7 @@ impl<'a> Relay<'a> {
             forwarded: None,
             listening: true,
             deadline: Some(Instant::now() + plan.boot_timeout),
+            idle: false,
             boot_timeout: plan.boot_timeout,
             debug: plan.debug,
             raw: plan.raw,
@@ -247,12 +252,14 @@ impl<'a> Relay<'a> {
                     self.resize()?;
                 }
             }
+            Phase::Failed(_) => self.deadline = None,
             Phase::Draining(_) => {
+                self.deadline = None;
                 self.clock.step("the container has ended");
                 self.mode = None;
                 self.stdin = None;
             }
-            Phase::Booting | Phase::Stopping(_) | Phase::Failed(_) => {}
+            Phase::Booting | Phase::Stopping(_) => {}
         }
         Ok(())
     }
@@ -315,12 +322,13 @@ impl<'a> Relay<'a> {
             return Ok(None);
         }
         match self.talk.phase() {
-            Phase::Running if self.forwarded.is_none() => {
+            Phase::Running if !(insists(signal) && self.forwarded.is_some_and(insists)) => {
                 self.forwarded = Some(signal);
                 self.talk.signal(signal as i32)?;
                 Ok(None)
             }
             Phase::Stopping(status) => Ok(Some(End::Exited(*status))),
+            _ if matches!(signal, Signal::SIGUSR1 | Signal::SIGUSR2) => Ok(None),
             _ => Ok(Some(End::Killed(signal))),
         }
     }
@@ -380,6 +388,12 @@ impl<'a> Relay<'a> {
             peak_rss: self.talk.peak_rss,
         }
     }
+}
+
+/// Whether this signal, sent twice, means that the container's process is not to be asked again. The others are just
+/// passed on, as often as they come.
+fn insists(signal: Signal) -> bool {
+    matches!(signal, Signal::SIGINT | Signal::SIGTERM | Signal::SIGQUIT)
 }
 
 /// Reads what there is; 0 bytes mean that there is nothing now, or that the line has ended, which is noted.

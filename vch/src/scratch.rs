@@ -6,6 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -53,6 +54,8 @@ fn format(file: &File, uuid: Uuid) -> Result<()> {
         .arg(format!("/proc/self/fd/{}", file.as_raw_fd()))
         .env("PATH", path_with_sbin())
         .stdin(Stdio::null());
+    // A process group of its own: ^C at the terminal is for us to act on.
+    mke2fs.process_group(0);
     child::bind(&mut mke2fs, vec![file.as_raw_fd()]);
     let output = mke2fs.output().map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => {
@@ -72,8 +75,10 @@ fn format(file: &File, uuid: Uuid) -> Result<()> {
 
 /// mke2fs is in sbin, which users' PATHs often lack.
 fn path_with_sbin() -> String {
-    let path = std::env::var("PATH").unwrap_or_default();
-    format!("{path}:/usr/sbin:/sbin")
+    match std::env::var("PATH") {
+        Ok(path) if !path.is_empty() => format!("{path}:/usr/sbin:/sbin"),
+        _ => "/usr/sbin:/sbin".to_owned(),
+    }
 }
 
 #[cfg(test)]

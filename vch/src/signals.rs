@@ -8,7 +8,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// Those that end us or are passed on to the container's process.
-const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+const CAUGHT: [Signal; 6] =
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
 /// Bytes of a `struct signalfd_siginfo` (signalfd(2)); its first field is the signal's number.
 const RECORD: usize = 128;
 
@@ -18,7 +19,7 @@ const RECORD: usize = 128;
 /// # Errors
 /// The system's.
 pub fn catch() -> Result<OwnedFd> {
-    let signals: SigSet = ENDING.into_iter().chain([Signal::SIGWINCH]).collect();
+    let signals: SigSet = CAUGHT.into_iter().chain([Signal::SIGWINCH]).collect();
     signals.thread_block().context("cannot block signals")?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let descriptor = SignalFd::with_flags(&signals, flags).context("cannot make a signalfd")?;

@@ -27,7 +27,7 @@ pub fn compose(
     id: &str,
     disks: Disks,
     console_size: Option<ConsoleSize>,
-    host: impl Fn(&str) -> Option<String>,
+    host: impl Fn(&str) -> Result<Option<String>>,
 ) -> Result<MachineSpec> {
     let hostname = hostname(options, id)?;
     let process = Process {
@@ -37,6 +37,7 @@ pub fn compose(
         env: environment(image, options, &hostname, host)?,
         args: arguments(image, options)?,
         capabilities: Some(defaults::capabilities()),
+        rlimits: defaults::rlimits(),
         ..Process::default()
     };
     let config = Spec {
@@ -48,7 +49,9 @@ pub fn compose(
         linux: defaults::linux(),
         ..Spec::default()
     };
-    let user = options.user.as_ref().or(image.user().as_ref()).filter(|user| !user.is_empty()).cloned();
+    // No user is root with all of root's groups, as in docker.
+    let user = options.user.as_ref().or(image.user().as_ref()).filter(|user| !user.is_empty());
+    let user = Some(user.map_or("0", String::as_str).to_owned());
     Ok(MachineSpec { version: SPEC_VERSION, config, disks, user, init: options.init })
 }
 
@@ -95,7 +98,7 @@ fn environment(
     image: &Config,
     options: &RunOptions,
     hostname: &str,
-    host: impl Fn(&str) -> Option<String>,
+    host: impl Fn(&str) -> Result<Option<String>>,
 ) -> Result<Vec<String>> {
     let mut env = vec![defaults::PATH.to_owned(), format!("HOSTNAME={hostname}")];
     env.extend(options.tty.then(|| "TERM=xterm".to_owned()));
@@ -108,7 +111,7 @@ fn environment(
             Some(_) => set(&mut env, entry),
             None if entry.is_empty() => bail!("-e {entry:?} has no name"),
             // As docker does: what the host does not have, the container shall not have either.
-            None => match host(entry) {
+            None => match host(entry)? {
                 Some(value) => set(&mut env, &format!("{entry}={value}")),
                 None => env.retain(|old| name(old) != entry),
             },

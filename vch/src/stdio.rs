@@ -53,7 +53,7 @@ impl Stdio {
         let Some(signals) = &self.signals else { return Ok(None) };
         while ready(signals, PollFlags::POLLIN) {
             match signals::read(signals)? {
-                Some(Signal::SIGWINCH) => {}
+                Some(Signal::SIGWINCH | Signal::SIGUSR1 | Signal::SIGUSR2) => {}
                 other => return Ok(other),
             }
         }
@@ -141,6 +141,8 @@ impl AsFd for Output {
 #[derive(Debug)]
 pub struct Input {
     descriptor: OwnedFd,
+    /// What was given, to be polled: a FIFO that is opened when its last writer has gone never tells of the end.
+    original: OwnedFd,
 }
 
 /// What a read gave.
@@ -164,7 +166,8 @@ impl Input {
             SFlag::S_IFIFO | SFlag::S_IFCHR => reopen(descriptor, true),
             _ => None,
         };
-        Ok(Self { descriptor: own.map_or_else(|| descriptor.try_clone(), Ok)? })
+        let original = descriptor.try_clone()?;
+        Ok(Self { descriptor: own.map_or_else(|| descriptor.try_clone(), Ok)?, original })
     }
 
     /// Reads into `room`, which is not empty.
@@ -184,7 +187,7 @@ impl Input {
 
 impl AsFd for Input {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
+        self.original.as_fd()
     }
 }
 

@@ -10,13 +10,14 @@
 //! | other `.wh..wh.` names | nothing: they are aufs's own |
 //! | `trusted.overlay.*` xattrs | nothing: they would speak to our overlayfs, not to the container |
 
+use std::collections::BTreeMap;
 use std::io::{Read, Seek, Write};
 
 use anyhow::{Context, Result, bail};
 
 use super::output::Output;
 use super::path::{check_symlink, components, split_last};
-use super::tree::{Attributes, Body, Dir, Tree};
+use super::tree::{Attributes, Body, Dir, INODE_COST, Tree};
 use super::xattr;
 use crate::tarball::{Entry, Kind, Reader, quoted};
 
@@ -41,8 +42,8 @@ pub fn read<R: Read, W: Write + Seek>(archive: &mut Reader<R>, output: &mut Outp
 #[derive(Default)]
 struct Layer {
     tree: Tree,
-    /// Hard links met before their targets: (name, target).
-    early_links: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Hard links met before their targets: name and target, both normalised. One target may be another's name.
+    early_links: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl Layer {
@@ -94,7 +95,8 @@ impl Layer {
             return Ok(());
         }
         self.tree.unlink(names);
-        self.early_links.push((entry.path.clone(), target.to_vec()));
+        self.tree.charge(INODE_COST + entry.path.len() + target.len())?;
+        self.early_links.insert(names.join(&b'/'), target_names.join(&b'/'));
         Ok(())
     }
 
@@ -108,31 +110,30 @@ impl Layer {
         }
     }
 
-    /// Makes the links that came before their targets. A link may wait for another: passes repeat while they help.
+    /// Makes the links that came before their targets. Where one waits for another, that one is made first.
     fn resolve_links(&mut self) -> Result<()> {
-        loop {
-            let waiting = std::mem::take(&mut self.early_links);
-            let before = waiting.len();
-            for (path, target) in waiting {
-                let shown = || format!("tar entry {}", quoted(&path));
-                let (names, target_names) = (components(&path)?, components(&target)?);
-                // An entry after the link has the name by now: the last one wins.
-                if self.tree.find(&names).is_none()
-                    && !self.link(&names, &target_names).with_context(shown)?
-                {
-                    self.early_links.push((path, target));
-                }
+        while let Some(link) = self.early_links.pop_first() {
+            let mut chain = vec![link];
+            while let Some(next) =
+                chain.last().and_then(|(_, target)| self.early_links.remove_entry(target.as_slice()))
+            {
+                chain.push(next);
             }
-            match self.early_links.first() {
-                None => return Ok(()),
-                Some((path, target)) if self.early_links.len() == before => bail!(
-                    "tar entry {}: a hard link to {}, which this layer does not have",
-                    quoted(path),
-                    quoted(target)
-                ),
-                Some(_) => {}
+            for (name, target) in chain.iter().rev() {
+                let shown = || format!("tar entry {}", quoted(name));
+                self.early_link(name, target).with_context(shown)?;
             }
         }
+        Ok(())
+    }
+
+    fn early_link(&mut self, name: &[u8], target: &[u8]) -> Result<()> {
+        let (names, target_names) = (components(name)?, components(target)?);
+        // An entry after the link has the name by now: the last one wins.
+        if self.tree.find(&names).is_some() || self.link(&names, &target_names)? {
+            return Ok(());
+        }
+        bail!("a hard link to {}, which this layer does not have", quoted(target))
     }
 }
 

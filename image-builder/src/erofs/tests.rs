@@ -113,6 +113,9 @@ fn hard_links_also_before_their_target() {
             .hard_link("early1", "sub/target")
             .hard_link("replaced", "sub/target")
             .file("replaced", 0o644, b"own")
+            .hard_link("twice", "sub/other")
+            .hard_link("./twice", "sub/target")
+            .file("sub/other", 0o644, b"")
             .file("sub/target", 0o644, b"data")
             .hard_link("late", "./sub/target")
             .symlink("sym", "x")
@@ -121,7 +124,7 @@ fn hard_links_also_before_their_target() {
     )
     .unwrap();
     let id = |path: &str| tree.find(&path::components(path.as_bytes()).unwrap());
-    for path in ["early1", "early2", "late"] {
+    for path in ["early1", "early2", "late", "twice"] {
         assert_eq!(id(path), id("sub/target"), "{path}");
     }
     assert_eq!(id("sym2"), id("sym"));
@@ -183,6 +186,11 @@ fn hostile_and_broken_archives_are_refused_by_name() {
             Tar::new().dir("d", 0).hard_link("h", "d").finish(),
             &["\"h\"", "to a directory"],
         ),
+        (
+            "links to each other",
+            Tar::new().hard_link("a", "./b").hard_link("b", "a").finish(),
+            &["\"b\"", "\"a\"", "does not have"],
+        ),
         ("link to itself", file().hard_link("f", "f").finish(), &["\"f\"", "itself"]),
         (
             "link to a whiteout",
@@ -232,6 +240,47 @@ fn hostile_and_broken_archives_are_refused_by_name() {
             assert!(message.contains(part), "{what}: {part:?} is not in {message:?}");
         }
     }
+}
+
+/// Nothing is asserted about time: with a quadratic step somewhere, these take minutes.
+#[test]
+fn archives_made_to_take_long_do_not() {
+    let count = 30_000;
+    let chain = (0..count).fold(Tar::new(), |tar, i| tar.hard_link(&i.to_string(), &(i + 1).to_string()));
+    let tree = tree(&chain.file(&count.to_string(), 0o644, b"x").finish()).unwrap();
+    assert_eq!(tree.find(&[b"0"]), tree.find(&[count.to_string().as_bytes()]));
+
+    let names: Vec<_> = (0..count).map(|i| format!("SCHILY.xattr.{i}")).collect();
+    let records: Vec<_> = names.iter().map(|name| (name.as_str(), &b""[..])).collect();
+    let tar = Tar::new().pax(&records).pax(&records).file("f", 0, b"").finish();
+    assert_eq!(write_layer(&tar[..], [0; 16], Cursor::new(Vec::new())).unwrap().inodes, 2);
+}
+
+/// One entry again and again.
+struct Endless {
+    entry: Vec<u8>,
+    at: usize,
+}
+
+impl Read for Endless {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = (&self.entry[self.at..]).read(buffer)?;
+        self.at = (self.at + n) % self.entry.len();
+        Ok(n)
+    }
+}
+
+/// Links that wait for their targets are metadata, too.
+#[test]
+fn metadata_is_bounded() {
+    let (name, target) = ("n/".repeat(2047), "t/".repeat(2047));
+    let link = Tar::new()
+        .pax(&[("path", name.as_bytes()), ("linkpath", target.as_bytes())])
+        .hard_link("h", "t")
+        .finish();
+    let stream = Endless { entry: link[..link.len() - 1024].to_vec(), at: 0 }.take(1 << 30); // without the end mark
+    let message = format!("{:#}", write_layer(stream, [0; 16], Cursor::new(Vec::new())).unwrap_err());
+    assert!(message.contains("metadata passes 512 MiB"), "{message}");
 }
 
 /// A GNU sparse file of `size` bytes with 512 bytes stored, where they belong according to `parts`.

@@ -11,7 +11,7 @@ use crate::tarball::{Mtime, quoted};
 pub const MAX_METADATA: usize = 512 << 20;
 
 /// About what an inode and its directory entry take, names and xattrs aside.
-const INODE_COST: usize = 256;
+pub const INODE_COST: usize = 256;
 
 /// Index of an inode in its [`Tree`].
 pub type Id = usize;
@@ -236,7 +236,11 @@ impl Tree {
         }
     }
 
-    fn charge(&mut self, bytes: usize) -> Result<()> {
+    /// Counts `bytes` of metadata: what is in the tree, or waits to become part of it.
+    ///
+    /// # Errors
+    /// With them the layer passes [`MAX_METADATA`].
+    pub fn charge(&mut self, bytes: usize) -> Result<()> {
         self.memory = self.memory.checked_add(bytes).context("too much metadata")?;
         if self.memory > MAX_METADATA {
             bail!("the layer has too many entries: their metadata passes {} MiB", MAX_METADATA >> 20);

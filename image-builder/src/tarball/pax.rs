@@ -1,5 +1,7 @@
 //! PAX extended headers (POSIX.1-2017, `pax`, "pax Extended Header"): records `LENGTH KEY=VALUE\n`.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, bail};
 
 use super::{Mtime, Xattr, quoted};
@@ -21,12 +23,12 @@ impl Pax {
     pub fn parse(data: &[u8]) -> Result<Self> {
         let mut pax = Self::default();
         each_record(data, |key, value| pax.apply(key, value))?;
+        pax.drop_repeated_xattrs();
         Ok(pax)
     }
 
     fn apply(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-            self.xattrs.retain(|x| x.name != name);
             self.xattrs.push(Xattr { name: name.to_vec(), value: value.to_vec() });
             return Ok(());
         }
@@ -44,6 +46,14 @@ impl Pax {
             _ => {} // names, access times, comments: nothing that a filesystem image holds
         }
         Ok(())
+    }
+
+    /// Once, at the end: looking for each among those before it takes seconds for every header made to harm.
+    fn drop_repeated_xattrs(&mut self) {
+        let mut seen = BTreeSet::new();
+        self.xattrs.reverse();
+        self.xattrs.retain(|xattr| seen.insert(xattr.name.clone()));
+        self.xattrs.reverse();
     }
 }
 

@@ -35,7 +35,8 @@ impl Relay<'_> {
         if self.talk.acknowledge()? {
             self.deadline = Some(Instant::now() + POWER_OFF);
         }
-        let late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        // What has come in time may have waited for us, not the other way round.
+        let late = self.idle && self.deadline.is_some_and(|deadline| deadline <= Instant::now());
         match self.talk.phase() {
             Phase::Stopping(status) if (gone && drained) || late => Ok(Some(End::Exited(*status))),
             Phase::Failed(failure) if drained => Ok(Some(End::Failed(failure.clone()))),

@@ -71,7 +71,7 @@ impl Guest {
                 room[..count].copy_from_slice(&bytes[..count]);
                 Ok::<_, Infallible>(count)
             };
-            let count = self.link.fill(stream, put).unwrap();
+            let count = self.link.fill(stream, put).unwrap().unwrap_or(0);
             bytes = &bytes[count..];
             assert!(self.pump(), "the host has hung up");
         }

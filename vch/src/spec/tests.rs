@@ -14,7 +14,7 @@ fn disks() -> Disks {
 
 fn composed(image: &Config, options: &RunOptions) -> Result<MachineSpec> {
     let size = ConsoleSize { height: 24, width: 80 };
-    compose(image, options, ID, disks(), Some(size), |name| (name == "HOST").then(|| "here".to_owned()))
+    compose(image, options, ID, disks(), Some(size), |name| Ok((name == "HOST").then(|| "here".to_owned())))
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn users_folders_and_hostnames() {
 
     let relative = ConfigBuilder::default().cmd(words("sh")).working_dir("app").user("").build().unwrap();
     let spec = composed(&relative, &RunOptions::new("img")).unwrap();
-    assert_eq!((spec.user, &*spec.config.process.cwd), (None, "/app"));
+    assert_eq!((spec.user.as_deref(), &*spec.config.process.cwd), (Some("0"), "/app"));
 
     options.workdir = Some("tmp".into());
     assert!(composed(&image, &options).unwrap_err().to_string().contains("absolute"));

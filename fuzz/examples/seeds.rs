@@ -1,0 +1,186 @@
+//! Writes what the fuzz targets start from to `corpus/TARGET`: a few small, well-formed inputs of each.
+
+use std::fs;
+use std::path::Path;
+
+use image_builder::erofs::superblock::Superblock;
+use image_builder::testimage::Tar;
+use protocol::{ExitStatus, Failure, GuestLink, HostLink, Stage, Step, Stream, ToGuest, ToHost, oci};
+use tar::EntryType;
+
+fn main() -> std::io::Result<()> {
+    seed("channel", "session", &line(guest_session()))?;
+    seed("channel", "failure", &line(guest_failure()))?;
+    seed("guest_channel", "session", &line(host_session()))?;
+    for (name, tar) in
+        [("all", everything()), ("whiteouts", whiteouts()), ("links", links()), ("sparse", sparse())]
+    {
+        seed("layer", name, &tar)?;
+    }
+    let sb = Superblock { uuid: [9; 16], blocks: 77, meta_block: 5, root_nid: 2, inodes: 12 };
+    seed("superblock", "disk", &sb.encode()[1024..1152])?;
+    seed("layout", "image", LAYOUT.replace('\n', "").replace('|', "\0").as_bytes())?;
+    seed("kernel", "lz4", &bzimage(&lz4(b"\x7fELF and and and and more")))?;
+    seed("kernel", "plain", &bzimage(b"\x7fELF"))?;
+    let module = module("license=GPL\0depends=bus\0");
+    seed("module", "plain", &module)?;
+    seed(
+        "module",
+        "signed",
+        &[&module, &b"SIGN"[..], &[0; 11], &[4], b"~Module signature appended~\n"].concat(),
+    )
+}
+
+fn seed(target: &str, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    fs::create_dir_all(&dir)?;
+    fs::write(dir.join(name), bytes)
+}
+
+/// The line behind the bytes that say how it is cut.
+fn line(output: Vec<u8>) -> Vec<u8> {
+    [&[200, 3, 90, 18, 255, 0, 40, 77], &output[..]].concat()
+}
+
+fn guest_session() -> Vec<u8> {
+    let mut guest = GuestLink::guest();
+    guest.receive(HostLink::host().output()).expect("a hello");
+    let timeline = vec![Step { name: "boot".to_owned(), at: 12 }];
+    let send = |guest: &mut GuestLink, message| guest.send(&message).expect("a small message");
+    send(&mut guest, ToHost::Ready { tether: "0.1".to_owned(), timeline: timeline.clone() });
+    send(&mut guest, ToHost::Started { timeline: timeline.clone() });
+    for stream in [Stream::Stdout, Stream::Stderr, Stream::Stdout] {
+        let _ = guest.fill(stream, |room| {
+            room[..5].copy_from_slice(b"hello");
+            Ok::<_, std::convert::Infallible>(5)
+        });
+    }
+    guest.end(Stream::Stdout);
+    guest.stop(Stream::Stdin);
+    let status = ExitStatus::Signal { signal: 9, core: false };
+    send(&mut guest, ToHost::Exited { status, timeline: timeline.clone(), peak_rss: 900 });
+    send(&mut guest, ToHost::Stopped { timeline });
+    guest.output().to_vec()
+}
+
+fn guest_failure() -> Vec<u8> {
+    let mut guest = GuestLink::guest();
+    let failure = Failure { stage: Stage::Disks, errno: Some(2), message: "no disk".to_owned() };
+    guest.send(&ToHost::Failed(failure)).expect("a small message");
+    guest.output().to_vec()
+}
+
+fn host_session() -> Vec<u8> {
+    let mut host = HostLink::host();
+    host.receive(GuestLink::guest().output()).expect("a hello");
+    let config = oci::Spec {
+        oci_version: "1.0".to_owned(),
+        hostname: Some("h".to_owned()),
+        mounts: vec![oci::Mount {
+            destination: "/proc".to_owned(),
+            kind: "proc".to_owned(),
+            source: None,
+            options: vec!["ro".to_owned()],
+        }],
+        linux: oci::Linux {
+            namespaces: vec![oci::Namespace { kind: oci::NamespaceKind::Pid }],
+            ..oci::Linux::default()
+        },
+        ..oci::Spec::default()
+    };
+    let disks = protocol::Disks { layers: vec![protocol::Uuid::nil()], scratch: protocol::Uuid::max() };
+    let machine =
+        protocol::MachineSpec { version: 1, config, disks, user: Some("me".to_owned()), init: true };
+    let start = protocol::Start { machine, time: 1, stdin: true };
+    for message in [
+        ToGuest::Start(Box::new(start)),
+        ToGuest::Signal(15),
+        ToGuest::Resize { height: 24, width: 80 },
+        ToGuest::Acknowledged,
+    ] {
+        host.send(&message).expect("a small message");
+    }
+    let _ = host.fill(Stream::Stdin, |room| {
+        room[..2].copy_from_slice(b"ls");
+        Ok::<_, std::convert::Infallible>(2)
+    });
+    host.end(Stream::Stdin);
+    host.output().to_vec()
+}
+
+fn everything() -> Vec<u8> {
+    Tar::new()
+        .dir("d", 0o1755)
+        .pax(&[("mtime", b"-1.5"), ("SCHILY.xattr.user.a", b"b"), ("uid", b"70000")])
+        .file("d/f", 0o4755, b"data")
+        .symlink("s", &"t".repeat(150))
+        .entry("c", EntryType::Char, 0o644, b"", |header| {
+            header.set_device_major(5).and_then(|()| header.set_device_minor(1)).expect("a ustar header");
+        })
+        .entry("p", EntryType::Fifo, 0o600, b"", |_| {})
+        .finish()
+}
+
+fn whiteouts() -> Vec<u8> {
+    Tar::new().whiteout("gone").dir("o", 0o755).whiteout("o").file("o/.wh..wh..opq", 0, b"").finish()
+}
+
+fn links() -> Vec<u8> {
+    Tar::new().hard_link("early", "f").file("f", 0o644, b"x").hard_link("late", "./f").whiteout("f").finish()
+}
+
+/// A GNU sparse file of two parts.
+fn sparse() -> Vec<u8> {
+    let mut tar = Tar::new().entry("s", EntryType::GNUSparse, 0o644, &[1; 1024], |_| {}).finish();
+    for (at, value) in [(386, 0), (398, 512), (410, 1 << 20), (422, 512), (483, 2 << 20)] {
+        tar[at..at + 12].copy_from_slice(format!("{value:011o}\0").as_bytes());
+    }
+    fuzz::tarball::repair(&mut tar);
+    tar
+}
+
+/// See the target: lines are joined, `|` is the NUL between the parts.
+const LAYOUT: &str = r#"{"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json",$,
+"platform":{"os":"linux","architecture":"amd64"},"annotations":{"org.opencontainers.image.ref.name":"latest"}}]}|
+{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",
+"config":{"mediaType":"application/vnd.oci.image.config.v1+json",$},
+"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar",$}]}|
+{"os":"linux","architecture":"amd64","config":{"Env":["A=b"],"Cmd":["sh"],"User":"1:2","WorkingDir":"/"},
+"rootfs":{"type":"layers","diff_ids":["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]}}"#;
+
+fn lz4(elf: &[u8]) -> Vec<u8> {
+    let block = lz4_flex::block::compress(elf);
+    let length = |bytes: &[u8]| u32::try_from(bytes.len()).expect("a short seed").to_le_bytes();
+    [&[0x02, 0x21, 0x4c, 0x18], &length(&block)[..], &block, &length(elf)].concat()
+}
+
+/// A bzImage of one setup sector.
+fn bzimage(payload: &[u8]) -> Vec<u8> {
+    let mut image = vec![0; 1024];
+    image[0x1f1] = 1;
+    image[0x202..0x208].copy_from_slice(b"HdrS\x0f\x02");
+    image[0x24c] = u8::try_from(payload.len()).expect("a short seed");
+    image.extend_from_slice(payload);
+    image
+}
+
+/// The smallest ELF object with a `.modinfo`: header, contents, three section headers.
+fn module(info: &str) -> Vec<u8> {
+    let names = b"\0.modinfo\0.shstrtab\0";
+    let (info_length, names_length) = (info.len() as u64, names.len() as u64);
+    let mut elf = vec![0; 64];
+    elf[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    let sections = u8::try_from(64 + info.len() + names.len()).expect("a short seed");
+    for (at, value) in [(16, 1), (18, 62), (20, 1), (40, sections), (52, 64), (58, 64), (60, 3), (62, 2)] {
+        elf[at] = value;
+    }
+    elf.extend_from_slice(info.as_bytes());
+    elf.extend_from_slice(names);
+    for (name, kind, offset, size) in
+        [(0u32, 0u32, 0, 0), (1, 1, 64, info_length), (10, 3, 64 + info_length, names_length)]
+    {
+        elf.extend([name, kind].iter().flat_map(|field| field.to_le_bytes()));
+        elf.extend([0, 0, offset, size, 0, 1, 0].iter().flat_map(|field: &u64| field.to_le_bytes()));
+    }
+    elf
+}

@@ -1,0 +1,43 @@
+//! A disk in memory that a file of terabytes, all hole, does not fill.
+
+use std::io::{Result, Seek, SeekFrom, Write};
+
+/// All that was written, in order.
+#[derive(Default, PartialEq, Eq)]
+pub struct Disk {
+    position: u64,
+    /// (position, bytes)
+    writes: Vec<(u64, Vec<u8>)>,
+}
+
+impl Disk {
+    /// The end of what was written, in bytes.
+    pub fn end(&self) -> u64 {
+        self.writes.iter().map(|(at, bytes)| at + bytes.len() as u64).max().unwrap_or(0)
+    }
+
+    /// What was written last: of a layer disk, its first block.
+    pub fn last(&self) -> &[u8] {
+        self.writes.last().map_or(&[], |(_, bytes)| bytes)
+    }
+}
+
+impl Write for Disk {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        self.writes.push((self.position, bytes.to_vec()));
+        self.position += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Seek for Disk {
+    fn seek(&mut self, to: SeekFrom) -> Result<u64> {
+        let SeekFrom::Start(position) = to else { return Err(std::io::ErrorKind::Unsupported.into()) };
+        self.position = position;
+        Ok(position)
+    }
+}
