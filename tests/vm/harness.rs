@@ -1,8 +1,11 @@
 //! What the tests share: images, runs by the library and by the command line, and what must not be left behind.
 
 use anyhow::{Context, Result, ensure};
+use image_builder::layout::Image;
+use image_builder::store::LayerStore;
 use image_builder::testimage;
 use libtest_mimic::{Failed, Trial};
+use protocol::MachineSpec;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::OwnedFd;
@@ -226,6 +229,26 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
 /// Runs the options' command on layer disks that no image and no store knows of, by the library's parts. Gives
 /// stdout; fails when the container does.
 pub fn run_with_layers(options: &RunOptions, layers: &[(&Path, protocol::Uuid)]) -> Result<String> {
+    run_machine(options, layers, |_| {})
+}
+
+/// Runs a script in busybox, with a machine spec that `change` has changed: for what no option of `vch run` asks for.
+/// Gives stdout; fails when the container does.
+pub fn run_changed(script: &str, change: impl FnOnce(&mut MachineSpec)) -> Result<String> {
+    let image = Image::open(&busybox())?;
+    let store = LayerStore::open(&store())?;
+    let layer = image.layers.first().context("busybox has a layer")?;
+    let disk = store.layer_disk(layer, &mut |_, _| {})?;
+    let mut options = shell(script);
+    options.env = vec!["PATH=/bin".into()];
+    run_machine(&options, &[(&disk.path, protocol::Uuid::from_bytes(disk.uuid))], change)
+}
+
+fn run_machine(
+    options: &RunOptions,
+    layers: &[(&Path, protocol::Uuid)],
+    change: impl FnOnce(&mut MachineSpec),
+) -> Result<String> {
     let stdout = tempfile::tempfile()?;
     let stdio = Stdio {
         stdin: File::open("/dev/null")?.into(),
@@ -245,7 +268,8 @@ pub fn run_with_layers(options: &RunOptions, layers: &[(&Path, protocol::Uuid)])
     let disks =
         protocol::Disks { layers: layers.iter().map(|layer| layer.uuid).collect(), scratch: scratch_uuid };
     let config = oci_spec::image::Config::default();
-    let machine = vch::spec::compose(&config, options, "0123456789abcdef", disks, None, |_| Ok(None))?;
+    let mut machine = vch::spec::compose(&config, options, "0123456789abcdef", disks, None, |_| Ok(None))?;
+    change(&mut machine);
     let (vm, wires) = vch::vm::Vm::start("layers", options, accel, &boot, &scratch, &layers)?;
     let plan = vch::relay::Plan {
         machine,

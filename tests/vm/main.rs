@@ -11,6 +11,7 @@ mod harness;
 mod images;
 mod iso;
 mod layers;
+mod oci;
 mod signals;
 mod stdio;
 mod terminal;
@@ -24,6 +25,7 @@ fn main() {
         images::tests(),
         iso::tests(),
         layers::tests(),
+        oci::tests(),
         signals::tests(),
         stdio::tests(),
         terminal::tests(),
