@@ -11,6 +11,7 @@ pub fn tests() -> Vec<Test> {
         process_fields,
         machine_fields,
         network_namespace,
+        no_pid_namespace,
         capabilities_kept_by_a_user,
         bad_values_are_refused
     ]
@@ -69,6 +70,15 @@ fn network_namespace() -> Result<()> {
     let shared = run_changed(script, |_| {})?;
     ensure!(own.starts_with("lo\n1\nnet:["), "{own}");
     ensure!(own != shared, "both are in {shared}");
+    Ok(())
+}
+
+/// Without a PID namespace nothing ends the rest of the container but its cgroup.
+fn no_pid_namespace() -> Result<()> {
+    let text = run_changed("sleep 1000 & setsid sleep 1000 & cat /proc/1/comm", |machine| {
+        machine.config.linux.namespaces.retain(|namespace| namespace.kind != NamespaceKind::Pid);
+    })?;
+    ensure!(text == "init\n", "PID 1 is the machine's: {text}");
     Ok(())
 }
 
