@@ -236,7 +236,7 @@ pub fn run_with_layers(options: &RunOptions, layers: &[(&Path, protocol::Uuid)])
 /// Gives stdout; fails when the container does.
 pub fn run_changed(script: &str, change: impl FnOnce(&mut MachineSpec)) -> Result<String> {
     let image = Image::open(&busybox())?;
-    let store = LayerStore::open(&store())?;
+    let store = LayerStore::open(store())?;
     let layer = image.layers.first().context("busybox has a layer")?;
     let disk = store.layer_disk(layer, &mut |_, _| {})?;
     let mut options = shell(script);

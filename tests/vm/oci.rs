@@ -121,7 +121,7 @@ fn bad_values_are_refused() -> Result<()> {
         (|machine| machine.config.mounts[0].kind = "bind".into(), "mounts[0].type \"bind\""),
         (
             |machine| {
-                machine.config.process.capabilities.get_or_insert_default().ambient.push("CAP_FLY".into())
+                machine.config.process.capabilities.get_or_insert_default().ambient.push("CAP_FLY".into());
             },
             "process.capabilities.ambient: there is no capability named \"CAP_FLY\"",
         ),
