@@ -70,6 +70,12 @@ pub fn vch() -> PathBuf {
     std::env::var_os("CONTAINERVM_VCH").map_or_else(|| workspace().join("target/release/vch"), PathBuf::from)
 }
 
+/// The static program that does inside a VM what busybox cannot.
+pub fn probe() -> PathBuf {
+    let built = || workspace().join("target/x86_64-unknown-linux-musl/release/probe");
+    std::env::var_os("CONTAINERVM_PROBE").map_or_else(built, PathBuf::from)
+}
+
 /// Where the tests keep layer disks, so that they are built once.
 pub fn store() -> PathBuf {
     workspace().join("target/tests/store")

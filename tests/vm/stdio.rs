@@ -1,8 +1,10 @@
 //! Bytes in, bytes out, and how the process ended.
 
-use crate::harness::{Test, busybox, input, options, run, run_with, shell, temporary};
+use crate::harness::{Test, busybox, input, options, probe, run, run_with, shell, temporary};
 use crate::tests;
 use anyhow::{Result, ensure};
+use image_builder::testimage::{self, Tar};
+use oci_spec::image::ConfigBuilder;
 use protocol::ExitStatus;
 use sha2::{Digest, Sha256};
 use vch::End;
@@ -19,6 +21,7 @@ pub fn tests() -> Vec<Test> {
         stdin_closed_early,
         stdin_from_a_fifo_whose_writer_has_gone,
         a_grandchild_holds_stdout,
+        stdout_held_by_nobody,
         output_at_the_very_end,
         out_of_memory,
     ]
@@ -118,6 +121,16 @@ fn stdin_from_a_fifo_whose_writer_has_gone() -> Result<()> {
 fn a_grandchild_holds_stdout() -> Result<()> {
     let ran = run(&shell("sleep 1000 & echo $!; exit 5"))?;
     ensure!(ran.stdout == b"3\n" && ran.code() == 5, "{ran:?}");
+    Ok(())
+}
+
+/// All processes are gone, but the pipe's other end is not closed.
+fn stdout_held_by_nobody() -> Result<()> {
+    let dir = temporary()?;
+    let layer = Tar::new().file("probe", 0o755, &std::fs::read(probe())?).finish();
+    testimage::write(dir.path(), &[layer], ConfigBuilder::default().build()?)?;
+    let ran = run(&options(&dir.path().display().to_string(), &["/probe", "stdout-in-flight"]))?;
+    ensure!(ran.stdout == b"hello\n" && ran.code() == 5, "{ran:?}");
     Ok(())
 }
 

@@ -80,8 +80,8 @@ fn a_shell_at_a_terminal() -> Result<()> {
     ensure!(person.terminal_is_raw()?, "the host's terminal is not raw");
     person.types("stty size; tty; echo $TERM\r")?;
     person.waits_for("24 80\r\n/dev/pts/0\r\nxterm\r\n")?;
-    person.types("echo helo\x1b[Dl\x1b[C; sleep 1000\r")?; // left and right arrow: the shell's line editing
-    person.waits_for("hello\r\n")?;
+    person.types("echo helo\x1b[Dl\x1b[C; sh -c 'echo asleep; exec sleep 1000'\r")?; // arrows: the shell's line editing
+    person.waits_for("hello\r\nasleep\r\n")?;
     person.types("\x03")?; // ^C ends sleep, not the shell
     person.waits_for("# ")?;
     // SAFETY: TIOCSWINSZ reads a winsize, which outlives the call.

@@ -1,0 +1,34 @@
+//! A program for tests to run inside a containerVM, where busybox cannot do what is to be tried. Static; its first
+//! argument says what to do.
+
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use std::io::IoSlice;
+use std::os::fd::AsRawFd;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        Some("stdout-in-flight") => stdout_in_flight(),
+        other => {
+            eprintln!("probe: unknown: {other:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Ends with stdout and stderr in messages that lie unread in a socket pair, which lies in them itself: the kernel
+/// closes them only when it next collects such garbage.
+fn stdout_in_flight() -> ExitCode {
+    let pair = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty());
+    let Ok((one, other)) = pair else { return ExitCode::FAILURE };
+    let fds = [one.as_raw_fd(), other.as_raw_fd(), 1, 2];
+    for end in [&one, &other] {
+        let rights = [ControlMessage::ScmRights(&fds)];
+        let sent = sendmsg::<()>(end.as_raw_fd(), &[IoSlice::new(b"x")], &rights, MsgFlags::empty(), None);
+        if sent.is_err() {
+            return ExitCode::FAILURE;
+        }
+    }
+    println!("hello");
+    ExitCode::from(5)
+}

@@ -1,1 +1,0 @@
-//! Tests that boot containerVMs; see the folder `vm`.
