@@ -109,6 +109,7 @@ fn kernel_panic() -> Result<()> {
 
 fn guest_that_never_comes_up() -> Result<()> {
     let mut options = shell("true");
+    options.qemu_arg = vec!["-S".into()]; // the CPU does not start
     options.boot_timeout = Some(std::time::Duration::from_secs(1));
     refused(&options, &["within 1 s"])
 }
