@@ -125,6 +125,8 @@ impl Bench {
                 sum = (sums.next(), 0);
             }
         }
+        let whole: u64 = steps.iter().map(|(_, nanos)| nanos).sum();
+        println!("  whole run over floor           {:8.2} x (goal: 1.10)", to_float(whole) / to_float(floor));
         Ok(())
     }
 
