@@ -21,7 +21,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// The longest message of a child's failure, in characters.
 const MAX_MESSAGE: usize = 2000;
-/// The longest report, in bytes: each character may become `\uXXXX` twice over in JSON.
+/// The longest report, in bytes: JSON makes at most six of a character, and there is more in a report than the message.
 const MAX_REPORT: usize = 32 << 10;
 
 /// The container's process, and what tether holds of it.

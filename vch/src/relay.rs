@@ -349,15 +349,12 @@ impl<'a> Relay<'a> {
     fn stdin(&mut self) -> Result<()> {
         let Some(stdin) = &self.stdin else { return Ok(()) };
         let mut end = false;
-        let read = |room: &mut [u8]| match stdin.read(room)? {
-            Got::Bytes(count) => Ok(count),
-            Got::Later => Ok(0),
-            Got::End => {
-                end = true;
-                Ok(0)
-            }
+        let read = |room: &mut [u8]| -> Result<usize, Errno> {
+            let got = stdin.read(room)?;
+            end = got == Got::End;
+            Ok(if let Got::Bytes(count) = got { count } else { 0 })
         };
-        self.talk.link.fill(Stream::Stdin, read).map_err(|e: Errno| e).context("cannot read stdin")?;
+        self.talk.link.fill(Stream::Stdin, read).context("cannot read stdin")?;
         if end {
             self.stdin = None;
             self.talk.link.end(Stream::Stdin);
