@@ -145,6 +145,7 @@ fn body<R: Read, W: Write + Seek>(
 ) -> Result<Body> {
     Ok(match kind {
         Kind::File { size } => {
+            output.check_room(*size)?;
             let block = output.next_block()?;
             archive.data(output)?;
             output.align()?;

@@ -37,6 +37,27 @@ pub const BLOCK: u64 = BLOCK_SIZE as u64;
 /// The same, where it is the length of an array.
 pub const BLOCK_SIZE: usize = 4096;
 
+/// How a disk is to be made. A bare UUID takes the defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteOptions {
+    /// The filesystem's UUID.
+    pub uuid: [u8; 16],
+    /// Most bytes that the disk may have, holes of sparse files included: a few kilobytes of archive can ask for
+    /// petabytes.
+    pub max_size: u64,
+}
+
+impl WriteOptions {
+    /// The [`WriteOptions::max_size`] that a bare UUID takes: 64 GiB, several times the largest layers in use.
+    pub const MAX_SIZE: u64 = 64 << 30;
+}
+
+impl From<[u8; 16]> for WriteOptions {
+    fn from(uuid: [u8; 16]) -> Self {
+        Self { uuid, max_size: Self::MAX_SIZE }
+    }
+}
+
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Summary {
@@ -48,11 +69,11 @@ pub struct Summary {
 
 /// Writes the EROFS image of the layer whose uncompressed tar stream is `tar` to `out`, from position 0 on.
 ///
-/// `uuid` becomes the filesystem's. `tar` is read up to its end mark, not further.
+/// `tar` is read up to its end mark, not further.
 ///
 /// # Errors
-/// A stream that is malformed, an entry that is hostile or not supported (named), and those of `out`; what was written
-/// by then is of no use.
+/// A stream that is malformed, an entry that is hostile or not supported (named), a disk over `max_size`, and those of
+/// `out`; what was written by then is of no use.
 ///
 /// ```
 /// let tar = image_builder::testimage::Tar::new().file("hello", 0o644, b"hi").finish();
@@ -61,8 +82,13 @@ pub struct Summary {
 /// assert_eq!(disk.get_ref().len() as u64, summary.length);
 /// # Ok::<(), anyhow::Error>(())
 /// ```
-pub fn write_layer(tar: impl Read, uuid: [u8; 16], out: impl Write + Seek) -> Result<Summary> {
-    let mut output = output::Output::new(out)?;
+pub fn write_layer(
+    tar: impl Read,
+    options: impl Into<WriteOptions>,
+    out: impl Write + Seek,
+) -> Result<Summary> {
+    let WriteOptions { uuid, max_size } = options.into();
+    let mut output = output::Output::new(out, max_size)?;
     let tree = layer::read(&mut tarball::Reader::new(tar), &mut output)?;
     image::finish(&tree, output, uuid)
 }

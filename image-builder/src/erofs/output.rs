@@ -2,7 +2,7 @@
 
 use std::io::{Seek, SeekFrom, Write};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::BLOCK;
 use crate::tarball::DataSink;
@@ -17,12 +17,13 @@ pub struct Output<W> {
     filled: usize,
     /// Position of the buffer's start, in bytes.
     flushed: u64,
+    max_size: u64,
 }
 
 impl<W: Write + Seek> Output<W> {
-    /// A disk whose block 0 is kept free.
-    pub fn new(out: W) -> Result<Self> {
-        let mut output = Self { out, buffer: vec![0; BUFFER], filled: 0, flushed: 0 };
+    /// A disk of at most `max_size` bytes, whose block 0 is kept free.
+    pub fn new(out: W, max_size: u64) -> Result<Self> {
+        let mut output = Self { out, buffer: vec![0; BUFFER], filled: 0, flushed: 0, max_size };
         output.hole(BLOCK)?;
         Ok(output)
     }
@@ -39,6 +40,18 @@ impl<W: Write + Seek> Output<W> {
     pub fn next_block(&self) -> Result<u32> {
         u32::try_from(self.position().div_ceil(BLOCK))
             .context("the layer passes 16 TiB, the most EROFS can address")
+    }
+
+    /// Checks that `length` more bytes may come: better told before they are written than after.
+    ///
+    /// # Errors
+    /// With them the disk would pass its bound.
+    pub fn check_room(&self, length: u64) -> Result<()> {
+        let max = self.max_size;
+        if self.position().checked_add(length).is_none_or(|end| end > max) {
+            bail!("with {length} bytes more, the layer's disk would pass its bound of {max} bytes");
+        }
+        Ok(())
     }
 
     /// Appends `bytes`.
@@ -66,6 +79,7 @@ impl<W: Write + Seek> Output<W> {
     }
 
     fn flush(&mut self) -> Result<()> {
+        self.check_room(0)?;
         self.out.write_all(&self.buffer[..self.filled]).context("cannot write the layer disk")?;
         self.flushed += self.filled as u64;
         self.filled = 0;
@@ -90,8 +104,8 @@ impl<W: Write + Seek> DataSink for Output<W> {
     fn hole(&mut self, mut length: u64) -> Result<()> {
         if length > BUFFER as u64 {
             self.flush()?;
-            self.flushed = self.flushed.checked_add(length).context("the layer passes 16 TiB")?;
-            self.next_block()?;
+            self.check_room(length)?;
+            self.flushed += length;
             self.out.seek(SeekFrom::Start(self.flushed)).context("cannot seek in the layer disk")?;
             return Ok(());
         }

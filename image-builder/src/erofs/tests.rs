@@ -9,7 +9,7 @@ use super::*;
 use crate::testimage::Tar;
 
 fn tree(tar: &[u8]) -> Result<Tree> {
-    layer::read(&mut tarball::Reader::new(tar), &mut output::Output::new(Cursor::new(Vec::new()))?)
+    layer::read(&mut tarball::Reader::new(tar), &mut output::Output::new(Cursor::new(Vec::new()), 1 << 30)?)
 }
 
 fn find<'a>(tree: &'a Tree, path: &str) -> Option<&'a Inode> {
@@ -232,7 +232,11 @@ fn hostile_and_broken_archives_are_refused_by_name() {
         ),
         ("sparse map beyond end", sparse(&[(0, 512), (100, 512)], 4096), &["\"sparse\"", "out of order"]),
         ("sparse map without data", sparse(&[(0, 4096)], 4096), &["\"sparse\"", "512 stored"]),
-        ("sparse beyond 16 TiB", sparse(&[(0, 512)], 1 << 45), &["\"sparse\"", "16 TiB"]),
+        (
+            "sparse of 32 TiB",
+            sparse(&[(0, 512)], 1 << 45),
+            &["\"sparse\"", "35184372088832 bytes more", "68719476736"],
+        ),
     ];
     for (what, tar, wanted) in table {
         let message = error(&tar);
@@ -240,6 +244,25 @@ fn hostile_and_broken_archives_are_refused_by_name() {
             assert!(message.contains(part), "{what}: {part:?} is not in {message:?}");
         }
     }
+}
+
+/// Both a size that is said, and data and metadata that come.
+#[test]
+fn the_size_of_a_disk_is_bounded() {
+    let write = |tar: Tar, max_size| {
+        let mut disk = Cursor::new(Vec::new());
+        write_layer(&tar.finish()[..], WriteOptions { uuid: [0; 16], max_size }, &mut disk)
+            .map_err(|e| (format!("{e:#}"), disk.get_ref().len()))
+    };
+    let file = || Tar::new().file("f", 0o644, &[1; 4096]);
+    assert_eq!(write(file(), 3 * BLOCK).unwrap().length, 3 * BLOCK);
+    let (message, written) = write(file().file("g", 0, &[1; 4096]), 3 * BLOCK - 1).unwrap_err();
+    assert!(message.contains("\"g\"") && message.contains("12287 bytes"), "{message}");
+    assert_eq!(written, 0);
+    assert!(write(file(), 3 * BLOCK - 1).is_err());
+    let many = (0..20_000).fold(Tar::new(), |tar, i| tar.file(&format!("{i}"), 0, b""));
+    let (message, written) = write(many, 1 << 20).unwrap_err();
+    assert!(message.contains("bound of 1048576 bytes") && written <= 1 << 20, "{message} {written}");
 }
 
 /// Nothing is asserted about time: with a quadratic step somewhere, these take minutes.
