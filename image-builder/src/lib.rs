@@ -1,6 +1,6 @@
 //! From OCI images to what a containerVM boots and mounts.
 //!
-//! - [`layout`]: an OCI image layout folder, verified: config and layers.
+//! - [`source`]: where images come from; [`image`]: what is read there, verified: config and layers.
 //! - [`store`]: layers as read-only layer disks, by content, shared by all images.
 //! - [`erofs`]: the filesystem on those disks, written in one pass from the layer's tar stream.
 //! - [`kernel`], [`initramfs`], [`iso`]: what a containerVM boots from, out of a kernel package and tether.
@@ -8,10 +8,11 @@
 
 pub mod digest;
 pub mod erofs;
+pub mod image;
 pub mod initramfs;
 pub mod iso;
 pub mod kernel;
-pub mod layout;
+pub mod source;
 pub mod store;
 pub mod tarball;
 pub mod testimage;

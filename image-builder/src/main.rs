@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use image_builder::layout::Image;
+use image_builder::image::Platform;
+use image_builder::source;
 use image_builder::store::{self, LayerStore};
 
 /// Makes layer disks from OCI images.
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
 }
 
 fn build(store: Option<PathBuf>, reference: &str) -> Result<()> {
-    let image = Image::open(reference)?;
+    let image = source::open(reference, &Platform::default())?;
     let store = LayerStore::open(store.map_or_else(store::default_dir, Ok)?)?;
     for (i, layer) in image.layers.iter().enumerate() {
         let mut progress = Progress::new(format!("layer {} of {}", i + 1, image.layers.len()));
@@ -62,7 +63,7 @@ fn build(store: Option<PathBuf>, reference: &str) -> Result<()> {
 }
 
 fn inspect(reference: &str) -> Result<()> {
-    let image = Image::open(reference)?;
+    let image = source::open(reference, &Platform::default())?;
     print(&image.config.to_string_pretty()?)
 }
 
@@ -83,10 +84,11 @@ impl Progress {
         Self { what, last: Instant::now() }
     }
 
-    fn show(&mut self, done: u64, total: u64) {
+    fn show(&mut self, done: u64, total: Option<u64>) {
         if self.last.elapsed() >= Duration::from_secs(1) {
             self.last = Instant::now();
-            eprintln!("{}: {} of {} MB", self.what, done / 1_000_000, total / 1_000_000);
+            let total = total.map_or(String::new(), |total| format!(" of {}", total / 1_000_000));
+            eprintln!("{}: {}{total} MB", self.what, done / 1_000_000);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use image_builder::layout::Layer;
+use image_builder::image::Layer;
 use image_builder::store::{LayerDisk, LayerStore};
 use nix::sys::signal::Signal;
 use protocol::Uuid;
@@ -96,20 +96,21 @@ fn topmost(layers: &[Layer]) -> Vec<Layer> {
 mod tests {
     use super::*;
     use image_builder::digest::Digest;
-    use image_builder::layout::Compression;
+    use image_builder::image::Compression;
+    use image_builder::source::BlobFile;
+    use std::sync::Arc;
 
     #[test]
     fn the_topmost_place_counts() {
         let layer = |name: &str| Layer {
             diff_id: Digest::of(name.as_bytes()),
-            digest: Digest::of(name.as_bytes()),
-            size: 0,
-            media_type: String::new(),
+            digest: None,
+            size: None,
             compression: Compression::None,
-            blob: name.into(),
+            blob: Arc::new(BlobFile(name.into())),
         };
         let kept = topmost(&["a", "empty", "b", "empty", "c", "a"].map(layer));
-        let names: Vec<_> = kept.iter().map(|layer| layer.blob.to_str().unwrap()).collect();
-        assert_eq!(names, ["b", "empty", "c", "a"]);
+        let names: Vec<_> = kept.iter().map(|layer| layer.diff_id).collect();
+        assert_eq!(names, ["b", "empty", "c", "a"].map(|name| Digest::of(name.as_bytes())));
     }
 }

@@ -31,14 +31,15 @@ impl Progress {
     }
 
     /// Says that `bytes` of `all` of layer number `layer` of `layers` are done.
-    pub fn building(&mut self, stdio: &Stdio, layer: usize, layers: usize, bytes: u64, all: u64) {
+    pub fn building(&mut self, stdio: &Stdio, layer: usize, layers: usize, bytes: u64, all: Option<u64>) {
         let terminal = stdio.stderr.is_terminal();
         if Instant::now() < self.next || (self.shown && !terminal) {
             return;
         }
         let text = format!("vch: making the disk of layer {layer} of {layers}");
         if terminal {
-            self.tell(stdio, &format!("{CLEAR}{text}: {} of {} MiB", bytes / MIB, all / MIB));
+            let all = all.map_or(String::new(), |all| format!(" of {}", all / MIB));
+            self.tell(stdio, &format!("{CLEAR}{text}: {}{all} MiB", bytes / MIB));
         } else {
             self.tell(stdio, &format!("{text}\n"));
         }

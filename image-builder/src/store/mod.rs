@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::digest::Digest;
 use crate::erofs::{self, superblock::Superblock};
-use crate::layout::Layer;
+use crate::image::Layer;
 
 mod pending;
 mod unpack;
@@ -69,12 +69,12 @@ impl LayerStore {
     }
 
     /// The disk of `layer`: the one in the store, or a new one. `progress` is told the blob's bytes done, and all of
-    /// them; it is not called for a disk that is there already.
+    /// them where that is known; it is not called for a disk that is there already.
     ///
     /// # Errors
     /// The blob cannot be read, does not verify, or is not a layer we can hold; the disk cannot be written. Each names the
     /// layer. The store is then as it was.
-    pub fn layer_disk(&self, layer: &Layer, progress: &mut dyn FnMut(u64, u64)) -> Result<LayerDisk> {
+    pub fn layer_disk(&self, layer: &Layer, progress: &mut dyn FnMut(u64, Option<u64>)) -> Result<LayerDisk> {
         let path = self.layers.join(format!("{}.erofs", layer.diff_id.hex()));
         let disk = |length| LayerDisk {
             path: path.clone(),
@@ -90,9 +90,8 @@ impl LayerStore {
         Ok(disk(length))
     }
 
-    fn build(&self, layer: &Layer, path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<u64> {
-        let blob =
-            File::open(&layer.blob).with_context(|| format!("cannot open blob {}", layer.blob.display()))?;
+    fn build(&self, layer: &Layer, path: &Path, progress: &mut dyn FnMut(u64, Option<u64>)) -> Result<u64> {
+        let blob = layer.blob.open()?;
         let mut pending = PendingFile::create_in(&self.layers)?;
         let summary = unpack(blob, layer, progress, |tar: &mut dyn Read| {
             erofs::write_layer(tar, layer.diff_id.uuid(), pending.file())

@@ -1,6 +1,5 @@
 //! From a blob to its tar stream: inflated on a thread of its own, hashed on both sides, and checked.
 
-use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -10,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use flate2::bufread::MultiGzDecoder;
 
 use crate::digest::{Digest, HashingReader};
-use crate::layout::{Compression, Layer};
+use crate::image::{Compression, Layer, Stream};
 
 /// Size of the pieces that go from thread to thread, and of reads.
 const CHUNK: usize = 256 << 10;
@@ -18,15 +17,15 @@ const CHUNK: usize = 256 << 10;
 const CHUNKS: usize = 8;
 
 /// Gives `consume` the uncompressed tar stream of `layer`, read from `blob`; what it leaves unread is read after it.
-/// `progress` is told the blob's bytes done and its size.
+/// `progress` is told the blob's bytes done, and its size where that is known.
 ///
 /// # Errors
 /// The blob's size or digest or the diffID are not the layer's (this is told rather than what `consume` makes of
 /// the wrong bytes); the blob cannot be read or inflated; `consume`'s.
 pub fn unpack<T>(
-    blob: File,
+    blob: Stream,
     layer: &Layer,
-    progress: &mut dyn FnMut(u64, u64),
+    progress: &mut dyn FnMut(u64, Option<u64>),
     consume: impl FnOnce(&mut dyn Read) -> Result<T>,
 ) -> Result<T> {
     let done = AtomicU64::new(0);
@@ -62,11 +61,11 @@ struct Inflated {
 impl Inflated {
     /// Size and digest tell most about what went wrong, so they speak first.
     fn verify(self, layer: &Layer) -> Result<()> {
-        if self.size != layer.size {
-            bail!("its blob has {} bytes, the manifest says {}", self.size, layer.size);
+        if let Some(size) = layer.size.filter(|&size| size != self.size) {
+            bail!("its blob has {} bytes, the manifest says {size}", self.size);
         }
-        if self.digest != layer.digest {
-            bail!("its blob is damaged: expected {}, found {}", layer.digest, self.digest);
+        if let Some(digest) = layer.digest.filter(|&digest| digest != self.digest) {
+            bail!("its blob is damaged: expected {digest}, found {}", self.digest);
         }
         self.result.context("cannot inflate its blob")
     }
@@ -74,14 +73,17 @@ impl Inflated {
 
 /// Sends the uncompressed stream in chunks; reads the blob to its end in any case.
 fn inflate(
-    blob: File,
+    blob: Stream,
     layer: &Layer,
     done: &AtomicU64,
     full: SyncSender<Vec<u8>>,
     empty: Receiver<Vec<u8>>,
 ) -> Result<Inflated> {
     // One byte more than the manifest says is enough to see that it lies.
-    let mut blob = HashingReader::new(Counted { inner: blob.take(layer.size.saturating_add(1)), done });
+    let mut blob = HashingReader::new(Counted {
+        inner: blob.take(layer.size.map_or(u64::MAX, |size| size.saturating_add(1))),
+        done,
+    });
     let result = match layer.compression {
         Compression::None => send_all(&mut blob, &full, &empty),
         Compression::Gzip => {

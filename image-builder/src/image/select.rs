@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use oci_spec::image::{Descriptor, ImageIndex, MediaType};
 
-use super::blobs::{self, Blobs};
-use super::reference::Selector;
+use super::content::{self, Content, read_json};
+use super::platform::Platform;
 use crate::digest::Digest;
 
 /// Indexes within indexes, at most. Real ones have two levels; a digest cannot lead back to itself, but a chain can be long.
@@ -15,25 +15,43 @@ const MAX_DEPTH: usize = 4;
 const MAX_DESCRIPTORS: usize = 10_000;
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// The one manifest for linux/amd64 that `selector` matches. A manifest without a platform is taken for one.
+/// What chooses an image among several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// The only one.
+    Any,
+    /// By its reference name.
+    Tag(String),
+    /// By the digest of its manifest, or of the index it is in.
+    Digest(Digest),
+}
+
+/// The one manifest for `platform` that `selector` matches. A manifest without a platform is taken for one.
 ///
 /// # Errors
 /// None or several match (the message lists what there is); an index that cannot be read.
-pub fn manifest(blobs: &Blobs, selector: &Selector) -> Result<Descriptor> {
-    let mut search = Search { blobs, selector, found: BTreeMap::new(), others: Vec::new(), seen: 0 };
-    search.index(&blobs.index()?, false, None, 0)?;
+pub fn manifest(
+    content: &dyn Content,
+    index: &ImageIndex,
+    selector: &Selector,
+    platform: &Platform,
+) -> Result<Descriptor> {
+    let mut search =
+        Search { content, selector, platform, found: BTreeMap::new(), others: Vec::new(), seen: 0 };
+    search.index(index, false, None, 0)?;
     let choices = || search.found.values().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ");
     match (search.found.len(), search.found.values().next()) {
         (1, Some((descriptor, _))) => Ok(descriptor.clone()),
-        (0, _) if search.others.is_empty() => bail!("the layout's index is empty"),
-        (0, _) => bail!("no image for linux/amd64 matches; there are: {}", search.others.join(", ")),
+        (0, _) if search.others.is_empty() => bail!("the index is empty"),
+        (0, _) => bail!("no image for {platform} matches; there are: {}", search.others.join(", ")),
         _ => bail!("several images match, add :TAG or @DIGEST; choose from: {}", choices()),
     }
 }
 
 struct Search<'a> {
-    blobs: &'a Blobs,
+    content: &'a dyn Content,
     selector: &'a Selector,
+    platform: &'a Platform,
     /// Matches with the names to show for them. By digest, for one image may have many tags.
     found: BTreeMap<Digest, (Descriptor, String)>,
     /// What else there is, for the message.
@@ -47,11 +65,11 @@ impl Search<'_> {
         for descriptor in index.manifests() {
             self.seen += 1;
             if self.seen > MAX_DESCRIPTORS {
-                bail!("more than {MAX_DESCRIPTORS} manifests in the layout's indexes");
+                bail!("more than {MAX_DESCRIPTORS} manifests in the indexes");
             }
             let own_name =
                 descriptor.annotations().as_ref().and_then(|a| a.get(REF_NAME)).map(String::as_str);
-            let matched = matched || matches(self.selector, own_name, &blobs::digest(descriptor)?);
+            let matched = matched || matches(self.selector, own_name, &content::digest(descriptor)?);
             self.descriptor(descriptor, matched, own_name.or(name), depth)?;
         }
         Ok(())
@@ -79,14 +97,17 @@ impl Search<'_> {
         if depth == MAX_DEPTH {
             bail!("indexes are nested more than {MAX_DEPTH} deep");
         }
-        self.index(&self.blobs.json(it, "index")?, matched, name, depth + 1)
+        let (_, index) = read_json(self.content, it, "index")?;
+        self.index(&index, matched, name, depth + 1)
     }
 
     fn manifest(&mut self, it: &Descriptor, matched: bool, shown: String) -> Result<()> {
-        let platform = it.platform().as_ref().map(|p| (p.os().to_string(), p.architecture().to_string()));
-        let ours = platform.is_none_or(|(os, architecture)| os == "linux" && architecture == "amd64");
+        let ours = it
+            .platform()
+            .as_ref()
+            .is_none_or(|p| self.platform.accepts(p.os(), p.architecture(), p.variant().as_deref()));
         if matched && ours {
-            self.found.insert(blobs::digest(it)?, (it.clone(), shown));
+            self.found.insert(content::digest(it)?, (it.clone(), shown));
         } else {
             self.others.push(shown);
         }

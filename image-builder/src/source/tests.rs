@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::digest::Digest;
+use crate::image::Compression;
 use crate::testimage::{self, Tar};
 
 fn layout() -> TempDir {
@@ -20,7 +22,7 @@ fn name(dir: &TempDir) -> &str {
 }
 
 fn error(reference: &str) -> String {
-    format!("{:#}", Image::open(reference).expect_err("must be refused"))
+    format!("{:#}", open(reference, &Platform::default()).expect_err("must be refused"))
 }
 
 fn index(dir: &TempDir) -> Value {
@@ -33,7 +35,7 @@ fn set_index(dir: &TempDir, index: &Value) {
 
 fn put(dir: &TempDir, bytes: &str, media_type: &str) -> Value {
     let digest = Digest::of(bytes.as_bytes());
-    fs::write(blobs::path(dir.path(), &digest), bytes).unwrap();
+    fs::write(layout::path(dir.path(), &digest), bytes).unwrap();
     json!({ "mediaType": media_type, "digest": digest.to_string(), "size": bytes.len() })
 }
 
@@ -42,7 +44,7 @@ fn bend(change: impl FnOnce(&mut Value, &mut Value)) -> TempDir {
     let dir = layout();
     let read = |descriptor: &Value| -> Value {
         let digest = descriptor["digest"].as_str().unwrap().parse().unwrap();
-        serde_json::from_slice(&fs::read(blobs::path(dir.path(), &digest)).unwrap()).unwrap()
+        serde_json::from_slice(&fs::read(layout::path(dir.path(), &digest)).unwrap()).unwrap()
     };
     let mut manifest = read(&index(&dir)["manifests"][0]);
     let mut config = read(&manifest["config"]);
@@ -57,11 +59,11 @@ fn bend(change: impl FnOnce(&mut Value, &mut Value)) -> TempDir {
 #[test]
 fn opens_by_path_tag_and_digest() {
     let dir = layout();
-    let image = Image::open(name(&dir)).unwrap();
+    let image = open(name(&dir), &Platform::default()).unwrap();
     assert_eq!(image.layers.len(), 2);
     assert_eq!(image.layers[0].compression, Compression::Gzip);
-    for suffix in [":latest".to_owned(), format!("@{}", image.manifest_digest)] {
-        let again = Image::open(&format!("{}{suffix}", name(&dir))).unwrap();
+    for suffix in [":latest".to_owned(), format!("@{}", image.manifest_digest.unwrap())] {
+        let again = open(&format!("{}{suffix}", name(&dir)), &Platform::default()).unwrap();
         assert_eq!(again.manifest_digest, image.manifest_digest, "{suffix}");
     }
     let message = error(&format!("{}:nope", name(&dir)));
@@ -75,7 +77,7 @@ fn a_tag_matches_the_end_of_a_full_name() {
     whole["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"] =
         json!("docker.io/library/x:3.1");
     set_index(&dir, &whole);
-    Image::open(&format!("{}:3.1", name(&dir))).unwrap();
+    open(&format!("{}:3.1", name(&dir)), &Platform::default()).unwrap();
     assert!(error(&format!("{}:1", name(&dir))).contains("matches"));
 }
 
@@ -94,7 +96,7 @@ fn nested_indexes_choose_the_platform() {
     inner["annotations"] = json!({ "org.opencontainers.image.ref.name": "multi" });
     set_index(&dir, &json!({ "schemaVersion": 2, "manifests": [inner] }));
     for reference in [name(&dir).to_owned(), format!("{}:multi", name(&dir)), by_digest] {
-        assert_eq!(Image::open(&reference).unwrap().layers.len(), 2, "{reference}");
+        assert_eq!(open(&reference, &Platform::default()).unwrap().layers.len(), 2, "{reference}");
     }
 }
 
@@ -109,7 +111,7 @@ fn several_matches_are_listed() {
     for part in ["several images match", "\"latest\"", "\"other\"", ":TAG"] {
         assert!(message.contains(part), "{part:?} is not in {message:?}");
     }
-    Image::open(&format!("{}:latest", name(&dir))).unwrap();
+    open(&format!("{}:latest", name(&dir)), &Platform::default()).unwrap();
 }
 
 #[test]
@@ -135,7 +137,7 @@ fn what_is_no_layout_is_told_in_a_sentence() {
     fs::write(dir.path().join("oci-layout"), r#"{"imageLayoutVersion":"2.0.0"}"#).unwrap();
     assert!(error(name(&dir)).contains("version \"2.0.0\" is not supported"));
     fs::write(dir.path().join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-    assert!(error(name(&dir)).contains("cannot read"));
+    assert!(error(name(&dir)).contains("cannot open"));
     fs::write(dir.path().join("index.json"), vec![b' '; (4 << 20) + 1]).unwrap();
     assert!(error(name(&dir)).contains("larger than 4 MiB"));
     fs::write(dir.path().join("index.json"), "{").unwrap();
@@ -162,8 +164,8 @@ fn what_is_not_supported_is_refused_by_name() {
         ),
         (|m, _| m["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json"), "helm"),
         (|m, _| m["layers"][0]["size"] = json!(7), "the manifest says 7"),
-        (|_, c| c["os"] = json!("windows"), "windows/amd64 is not supported"),
-        (|_, c| c["architecture"] = json!("arm64"), "linux/arm64 is not supported"),
+        (|_, c| c["os"] = json!("windows"), "windows/amd64 is not supported here, only linux/amd64"),
+        (|_, c| c["architecture"] = json!("arm64"), "linux/arm64 is not supported here"),
         (|_, c| c["rootfs"]["diff_ids"] = json!([]), "2 layers, but the config 0 diffIDs"),
         (|_, c| c["rootfs"]["diff_ids"][0] = json!("sha256:../../../etc/passwd"), "malformed"),
     ];
@@ -176,8 +178,8 @@ fn what_is_not_supported_is_refused_by_name() {
 #[test]
 fn damaged_blobs_are_noticed() {
     let dir = layout();
-    let image = Image::open(name(&dir)).unwrap();
-    let path = blobs::path(dir.path(), &image.manifest_digest);
+    let image = open(name(&dir), &Platform::default()).unwrap();
+    let path = layout::path(dir.path(), &image.manifest_digest.unwrap());
     let good = fs::read_to_string(&path).unwrap();
     fs::write(&path, good.replace("gzip", "gzap")).unwrap();
     assert!(error(name(&dir)).contains("is damaged: its digest is sha256:"));
@@ -196,5 +198,5 @@ fn dockers_media_types_are_accepted() {
     let mut whole = index(&dir);
     whole["manifests"][0]["mediaType"] = json!("application/vnd.docker.distribution.manifest.v2+json");
     set_index(&dir, &whole);
-    assert_eq!(Image::open(name(&dir)).unwrap().layers[0].compression, Compression::Gzip);
+    assert_eq!(open(name(&dir), &Platform::default()).unwrap().layers[0].compression, Compression::Gzip);
 }

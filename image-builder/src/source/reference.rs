@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use crate::digest::Digest;
+use crate::image::Selector;
 
 /// A parsed reference.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,17 +13,6 @@ pub struct Reference {
     pub path: PathBuf,
     /// Which of the folder's images.
     pub selector: Selector,
-}
-
-/// What chooses an image of a layout.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Selector {
-    /// The only one.
-    Any,
-    /// By its reference name.
-    Tag(String),
-    /// By the digest of its manifest, or of the index it is in.
-    Digest(Digest),
 }
 
 impl Reference {
