@@ -16,6 +16,10 @@ fn main() -> std::io::Result<()> {
         [("all", everything()), ("whiteouts", whiteouts()), ("links", links()), ("sparse", sparse())]
     {
         seed("layer", name, &tar)?;
+        let mut disk = std::io::Cursor::new(Vec::new());
+        if name != "sparse" && image_builder::erofs::write_layer(&tar[..], [7; 16], &mut disk).is_ok() {
+            seed("reader", name, &disk.get_ref()[1024..])?;
+        }
     }
     let sb = Superblock { uuid: [9; 16], blocks: 77, meta_block: 5, root_nid: 2, inodes: 12 };
     seed("superblock", "disk", &sb.encode()[1024..1152])?;

@@ -3,7 +3,8 @@
 use super::BLOCK_SIZE;
 use super::tree::Body;
 
-const HEAD: usize = 12;
+/// Size of an entry's head.
+pub const HEAD: usize = 12;
 
 /// One name in a directory.
 pub struct Entry<'a> {

@@ -11,13 +11,13 @@ use super::tree::{Body, Id, Inode, ROOT, Tree};
 use super::{BLOCK, BLOCK_SIZE, Summary, xattr};
 
 /// `erofs_inode_extended`.
-const INODE: u64 = 64;
+pub const INODE: usize = 64;
 /// A nid counts slots of this size.
-const SLOT: u64 = 32;
+pub const SLOT: u64 = 32;
 /// Inode format: extended, data in blocks (`EROFS_INODE_FLAT_PLAIN`).
-const PLAIN: u16 = 1;
+pub const PLAIN: u16 = 1;
 /// Inode format: extended, the last part of the data after the inode (`EROFS_INODE_FLAT_INLINE`).
-const INLINE: u16 = 1 | 2 << 1;
+pub const INLINE: u16 = 1 | 2 << 1;
 
 /// An inode's place on the disk.
 #[derive(Clone, Copy, Default)]
@@ -96,7 +96,7 @@ impl Image<'_> {
         for &id in &self.order {
             let inode = self.tree.get(id);
             let length = self.content(id).len() as u64;
-            let head = INODE + xattrs(inode)?.len() as u64;
+            let head = (INODE + xattrs(inode)?.len()) as u64;
             let tail = length % BLOCK;
             let inline = tail > 0 && head + tail <= BLOCK;
             let need = if inline { head + tail } else { head };
@@ -170,7 +170,7 @@ impl Image<'_> {
             Body::Whiteout => (libc::S_IFCHR, 0, 0),
         };
         let mode = u16::try_from(kind)? | inode.attributes.mode;
-        let mut bytes = Vec::with_capacity(64);
+        let mut bytes = Vec::with_capacity(INODE);
         bytes.extend_from_slice(&(if place.inline { INLINE } else { PLAIN }).to_le_bytes());
         bytes.extend_from_slice(&xattr::icount(xattrs)?.to_le_bytes());
         bytes.extend_from_slice(&mode.to_le_bytes());

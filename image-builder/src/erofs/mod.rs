@@ -1,4 +1,4 @@
-//! The EROFS writer: one pass over a layer's tar stream, no root, no mount, no unpacked tree.
+//! The EROFS writer: one pass over a layer's tar stream, no root, no mount, no unpacked tree. [`reader`] reads it back.
 //!
 //! On the disk, in 4 KiB blocks (Linux, `fs/erofs/erofs_fs.h`; `Documentation/filesystems/erofs.rst`):
 //!
@@ -23,11 +23,14 @@ use anyhow::Result;
 
 use crate::tarball;
 
+pub use reader::Reader;
+
 mod dirent;
 mod image;
 pub mod layer;
 mod output;
 mod path;
+pub mod reader;
 pub mod superblock;
 pub mod tree;
 mod xattr;

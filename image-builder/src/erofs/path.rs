@@ -3,9 +3,9 @@
 use anyhow::{Context, Result, bail};
 
 /// Linux's NAME_MAX; also what the EROFS directory format is used with.
-const NAME_MAX: usize = 255;
+pub const NAME_MAX: usize = 255;
 /// Linux's PATH_MAX. It bounds the depth of the tree, too.
-const PATH_MAX: usize = 4096;
+pub const PATH_MAX: usize = 4096;
 
 /// The components of `path` below the root: leading and doubled slashes and `.` go, so the root itself is empty.
 ///

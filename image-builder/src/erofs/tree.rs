@@ -20,7 +20,7 @@ pub type Id = usize;
 pub const ROOT: Id = 0;
 
 /// Owner, permission bits, time.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributes {
     /// Permission bits, setuid, setgid, sticky: no file type.
     pub mode: u16,

@@ -59,6 +59,33 @@ pub fn icount(length: usize) -> Result<u16> {
     Ok(if length == 0 { 0 } else { u16::try_from((length - HEADER) / 4 + 1)? })
 }
 
+/// The length of header and entries that `icount` stands for: [`icount`]'s inverse.
+pub fn length(icount: u16) -> usize {
+    if icount == 0 { 0 } else { HEADER + 4 * (usize::from(icount) - 1) }
+}
+
+/// The attributes in `bytes`, header and entries as [`with_header`] gives them.
+///
+/// # Errors
+/// Shared attributes or other namespaces, which we never write; entries that pass the end.
+pub fn decode(bytes: &[u8]) -> Result<Vec<Xattr>> {
+    let (header, mut rest) = bytes.split_at_checked(HEADER).context("cut off")?;
+    if header.iter().any(|&byte| byte != 0) {
+        bail!("a header that this program does not write");
+    }
+    let mut xattrs = Vec::new();
+    while let Some((&[name, index, low, high], entry)) = rest.split_first_chunk() {
+        let (name, value) = (usize::from(name), usize::from(u16::from_le_bytes([low, high])));
+        let prefix = PREFIXES.iter().find(|prefix| prefix.1 == index);
+        let (prefix, _) = prefix.with_context(|| format!("namespace {index}"))?;
+        let bytes = entry.get(..name + value).context("an entry that passes the end")?;
+        let (name, value) = bytes.split_at(name);
+        xattrs.push(Xattr { name: [prefix, name].concat(), value: value.to_vec() });
+        rest = entry.get(bytes.len().next_multiple_of(4)..).context("an entry that passes the end")?;
+    }
+    Ok(xattrs)
+}
+
 fn split(name: &[u8]) -> Option<(u8, &[u8])> {
     PREFIXES.iter().find_map(|&(prefix, index)| {
         let rest = name.strip_prefix(prefix)?;
