@@ -208,8 +208,11 @@ fn hostile_and_broken_archives_are_refused_by_name() {
         ),
         (
             "PAX sparse",
-            Tar::new().pax(&[("GNU.sparse.major", b"1")]).file("x", 0, b"").finish(),
-            &["GNU.sparse.major"],
+            Tar::new()
+                .pax(&[("GNU.sparse.major", b"2"), ("GNU.sparse.minor", b"0")])
+                .file("x", 0, b"")
+                .finish(),
+            &["\"x\"", "version 2.0"],
         ),
         ("bad PAX", raw(b"x", b'x', b"00000000004", b"abc\n"), &["malformed PAX header"]),
         ("huge PAX", raw(b"x", b'x', b"77777777777", b""), &["extended header of 8589934591 bytes"]),

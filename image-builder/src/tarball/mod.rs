@@ -6,6 +6,10 @@
 //!
 //! It is our own reader because crate `tar` gives PAX sparse files the wrong name and bytes without a word, and reads
 //! long names of any size into memory.
+//!
+//! Like Go's reader it leaves out what only other programs know: ACLs as text (`SCHILY.acl.`), which star and GNU tar
+//! write beside or instead of the xattr `system.posix_acl_access`, and `LIBARCHIVE.xattr.`, which bsdtar writes beside
+//! `SCHILY.xattr.`. Docker, containerd and umoci give containers none of these either.
 
 mod header;
 mod pax;

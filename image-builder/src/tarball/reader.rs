@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use super::header::{BLOCK, Header};
 use super::pax::{self, Pax};
 use super::quoted;
-use super::sparse::SparseMap;
+use super::sparse::{PaxSparse, SparseMap};
 
 /// PAX headers and GNU long names larger than this are refused (Go's reader has the same bound).
 const MAX_EXTENSION: i64 = 1 << 20;
@@ -133,7 +133,9 @@ impl<R: Read> Reader<R> {
                 b'L' => long_name = Some(cut_nul(self.extension(&header).with_context(name)?)),
                 b'K' => long_link = Some(cut_nul(self.extension(&header).with_context(name)?)),
                 _ => {
-                    let path = pax.path.take().or(long_name).unwrap_or_else(|| header.path());
+                    let sparse_name = pax.sparse.as_mut().and_then(|sparse| sparse.name.take());
+                    let path = sparse_name.or(pax.path.take()).or(long_name);
+                    let path = path.unwrap_or_else(|| header.path());
                     let shown = quoted(&path);
                     let link = pax.linkpath.take().or(long_link);
                     let entry = self.entry(&header, path, link, pax);
@@ -251,7 +253,7 @@ impl<R: Read> Reader<R> {
             b'0' if path.ends_with(b"/") => bail!("a directory (by its name) with {size} bytes of data"),
             b'0' | b'7' => {
                 self.expect_data(size)?;
-                Kind::File { size }
+                Kind::File { size: pax.sparse.map_or(Ok(size), |sparse| self.pax_sparse_file(&sparse))? }
             }
             b'1' => Kind::HardLink { target: target() },
             b'2' => Kind::Symlink { target: target() },
@@ -285,6 +287,16 @@ impl<R: Read> Reader<R> {
         self.expect_data(stored)?;
         self.sparse = Some(map);
         Ok(Kind::File { size })
+    }
+
+    /// The size of the file whose map may stand before its data.
+    fn pax_sparse_file(&mut self, sparse: &PaxSparse) -> Result<u64> {
+        let stored = self.left;
+        let (map, taken) = sparse.read(stored, || self.block()?.context("the archive is truncated"))?;
+        self.left = stored - taken;
+        let size = map.size;
+        self.sparse = Some(map);
+        Ok(size)
     }
 }
 
