@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use super::dirent::{self, Entry};
 use super::output::Output;
 use super::superblock::Superblock;
-use super::tree::{Body, Id, Inode, ROOT, Tree};
-use super::{BLOCK, BLOCK_SIZE, Summary, xattr};
+use super::tree::{Body, Id, ROOT, Tree};
+use super::xattr::{self, Marks};
+use super::{BLOCK, BLOCK_SIZE, Summary};
 
 /// `erofs_inode_extended`.
 pub const INODE: usize = 64;
@@ -28,6 +29,8 @@ struct Place {
     links: u32,
     parent: Id,
     inline: bool,
+    /// Of a directory: it holds whiteouts.
+    whiteouts: bool,
     /// The first of its blocks, counted from the first block after the inodes.
     block: u64,
 }
@@ -81,9 +84,13 @@ impl Image<'_> {
                     place.parent = id;
                     self.order.push(child);
                 }
-                if matches!(tree.get(child).body, Body::Dir(_)) {
-                    place.links = 2;
-                    self.places[id].links += 1;
+                match tree.get(child).body {
+                    Body::Dir(_) => {
+                        place.links = 2;
+                        self.places[id].links += 1;
+                    }
+                    Body::Whiteout => self.places[id].whiteouts = true,
+                    _ => {}
                 }
             }
         }
@@ -94,9 +101,8 @@ impl Image<'_> {
         let mut at = 2 * SLOT;
         let mut block = 0;
         for &id in &self.order {
-            let inode = self.tree.get(id);
             let length = self.content(id).len() as u64;
-            let head = (INODE + xattrs(inode)?.len()) as u64;
+            let head = (INODE + self.xattrs(id)?.len()) as u64;
             let tail = length % BLOCK;
             let inline = tail > 0 && head + tail <= BLOCK;
             let need = if inline { head + tail } else { head };
@@ -120,7 +126,7 @@ impl Image<'_> {
             let gap = meta + self.places[id].nid * SLOT - output.position();
             output.write(&vec![0; usize::try_from(gap)?])?;
             let content = self.content(id);
-            let xattrs = xattrs(self.tree.get(id))?;
+            let xattrs = self.xattrs(id)?;
             output.write(&self.inode(id, number, content.len() as u64, xattrs.len(), first_block)?)?;
             output.write(&xattrs)?;
             let tail = content.len() % BLOCK_SIZE;
@@ -186,15 +192,17 @@ impl Image<'_> {
         bytes.extend_from_slice(&[0; 16]);
         Ok(bytes)
     }
-}
 
-/// Header and entries of the inode's xattrs, overlayfs's marks among them.
-fn xattrs(inode: &Inode) -> Result<Vec<u8>> {
-    let mut entries = inode.xattrs.clone();
-    if let Body::Dir(dir) = &inode.body {
-        xattr::encode_overlay(dir.opaque, dir.whiteouts, &mut entries)?;
+    /// Header and entries of the inode's xattrs, a directory's marks among them.
+    fn xattrs(&self, id: Id) -> Result<Vec<u8>> {
+        let inode = self.tree.get(id);
+        let mut entries = inode.xattrs.clone();
+        if let Body::Dir(dir) = &inode.body {
+            let (opaque, implied) = (dir.opaque, dir.implied);
+            Marks { opaque, implied, whiteouts: self.places[id].whiteouts }.encode(&mut entries)?;
+        }
+        Ok(xattr::with_header(&entries))
     }
-    Ok(xattr::with_header(&entries))
 }
 
 /// Linux's `new_encode_dev`.

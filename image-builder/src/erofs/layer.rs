@@ -7,8 +7,18 @@
 //! | `.wh.NAME` | character device 0:0 called NAME, and an empty `trusted.overlay.origin` on its directory, without which overlayfs lists the whiteouts of a directory that only one layer has |
 //! | `.wh.NAME` beside NAME | NAME alone; a directory is made opaque |
 //! | `.wh..wh..opq` | `trusted.overlay.opaque=y` on its directory |
-//! | other `.wh..wh.` names | nothing: they are aufs's own |
+//! | other `.wh..wh.` names | nothing: they are aufs's own; but hard links to files in `.wh..wh.plnk` are made |
 //! | `trusted.overlay.*` xattrs | nothing: they would speak to our overlayfs, not to the container |
+//! | no entry for a directory that others are in | 0755, root's, of the layer's newest time, and an empty `trusted.overlay.containervm.implied` |
+//!
+//! The last mark is ours. Other programs unpack a layer onto the ones below it, where such a directory is there already
+//! and keeps its attributes (or is a symbolic link, and is followed); whoever merges layers can tell by the mark that this
+//! one has nothing to say. Where overlayfs merges them it has its 0755: overlayfs neither understands the name nor shows
+//! it, and leaves it behind on copy-up, as all that begins with `trusted.overlay.`.
+//!
+//! A path may lead through the layer's own symbolic links (`lib -> usr/lib`, then `lib/x`): it ends where it would in the
+//! container, as with containerd and umoci. There is no other tree that it could escape to; a link that leads above
+//! the root, or in circles, is refused all the same.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, Write};
@@ -24,6 +34,8 @@ use crate::tarball::{Entry, Kind, Reader, quoted};
 const WHITEOUT: &[u8] = b".wh.";
 const AUFS: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Where aufs kept the files that had several names.
+const PLINKS: &[u8] = b".wh..wh.plnk";
 
 /// Reads all entries: file data go to `output`, the rest becomes the tree.
 ///
@@ -36,6 +48,8 @@ pub fn read<R: Read, W: Write + Seek>(archive: &mut Reader<R>, output: &mut Outp
         layer.add(&entry, archive, output).with_context(shown)?;
     }
     layer.resolve_links()?;
+    layer.tree.remove(PLINKS);
+    layer.tree.date_implied();
     Ok(layer.tree)
 }
 
@@ -58,8 +72,11 @@ impl Layer {
             if *name == OPAQUE {
                 return self.tree.make_opaque(parents);
             }
-            if names.iter().any(|n| n.starts_with(AUFS)) {
+            if names.iter().any(|n| n.starts_with(AUFS)) && parents != [PLINKS] {
                 return Ok(());
+            }
+            if let Some(parent) = parents.iter().find(|n| n.starts_with(WHITEOUT) && **n != PLINKS) {
+                bail!("its parent {} has the name of a whiteout", quoted(parent));
             }
             if let Some(hidden) = name.strip_prefix(WHITEOUT) {
                 return self.white_out(parents, hidden);
@@ -94,7 +111,7 @@ impl Layer {
         if self.link(names, &target_names)? {
             return Ok(());
         }
-        self.tree.unlink(names);
+        self.tree.reserve(names)?;
         self.tree.charge(INODE_COST + entry.path.len() + target.len())?;
         self.early_links.insert(names.join(&b'/'), target_names.join(&b'/'));
         Ok(())
@@ -102,7 +119,7 @@ impl Layer {
 
     /// False: the target is not there (yet).
     fn link(&mut self, names: &[&[u8]], target: &[&[u8]]) -> Result<bool> {
-        let Some(id) = self.tree.find(target) else { return Ok(false) };
+        let Some(id) = self.tree.find(target).context("the hard link's target")? else { return Ok(false) };
         match self.tree.get(id).body {
             Body::Dir(_) => bail!("a hard link to a directory"),
             Body::Whiteout => Ok(false),
@@ -129,8 +146,10 @@ impl Layer {
 
     fn early_link(&mut self, name: &[u8], target: &[u8]) -> Result<()> {
         let (names, target_names) = (components(name)?, components(target)?);
-        // An entry after the link has the name by now: the last one wins.
-        if self.tree.find(&names).is_some() || self.link(&names, &target_names)? {
+        // Where an entry after the link has the name by now, the last one wins.
+        let reserved =
+            self.tree.find(&names)?.is_some_and(|id| matches!(self.tree.get(id).body, Body::Whiteout));
+        if !reserved || self.link(&names, &target_names)? {
             return Ok(());
         }
         bail!("a hard link to {}, which this layer does not have", quoted(target))

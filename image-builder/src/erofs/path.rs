@@ -15,15 +15,24 @@ pub fn components(path: &[u8]) -> Result<Vec<&[u8]>> {
     if path.len() > PATH_MAX {
         bail!("a path of {} bytes (at most {PATH_MAX})", path.len());
     }
-    let names: Vec<_> = path.split(|&b| b == b'/').filter(|n| !n.is_empty() && *n != b".").collect();
+    let names: Vec<_> = parts(path).collect();
+    if names.contains(&&b".."[..]) {
+        bail!("a path with \"..\" in it");
+    }
     names.iter().try_for_each(|name| check(name))?;
     Ok(names)
 }
 
-fn check(name: &[u8]) -> Result<()> {
-    if name == b".." {
-        bail!("a path with \"..\" in it");
-    }
+/// The names in `path`, as they come: slashes and `.` go, `..` stays.
+pub fn parts(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+    path.split(|&b| b == b'/').filter(|name| !name.is_empty() && *name != b".")
+}
+
+/// Checks what Linux could not hold as a name.
+///
+/// # Errors
+/// A NUL, more than 255 bytes.
+pub fn check(name: &[u8]) -> Result<()> {
     if name.contains(&0) {
         bail!("a name with a NUL in it");
     }

@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use tar::EntryType;
 
-use super::tree::{Body, Inode, Tree};
+use super::tree::{Body, Id, Inode, Tree};
 use super::*;
 use crate::testimage::Tar;
 
@@ -12,19 +12,22 @@ fn tree(tar: &[u8]) -> Result<Tree> {
     layer::read(&mut tarball::Reader::new(tar), &mut output::Output::new(Cursor::new(Vec::new()), 1 << 30)?)
 }
 
-fn find<'a>(tree: &'a Tree, path: &str) -> Option<&'a Inode> {
-    tree.find(&path::components(path.as_bytes()).unwrap()).map(|id| tree.get(id))
+fn id(tree: &mut Tree, path: &str) -> Option<Id> {
+    tree.find(&path::components(path.as_bytes()).unwrap()).unwrap()
 }
 
-/// (opaque, holds whiteouts)
-fn marks(tree: &Tree, path: &str) -> (bool, bool) {
+fn find<'a>(tree: &'a mut Tree, path: &str) -> Option<&'a Inode> {
+    id(tree, path).map(|id| tree.get(id))
+}
+
+fn is_opaque(tree: &mut Tree, path: &str) -> bool {
     match &find(tree, path).unwrap().body {
-        Body::Dir(dir) => (dir.opaque, dir.whiteouts),
+        Body::Dir(dir) => dir.opaque,
         other => panic!("{path} is {other:?}"),
     }
 }
 
-fn is_whiteout(tree: &Tree, path: &str) -> bool {
+fn is_whiteout(tree: &mut Tree, path: &str) -> bool {
     matches!(find(tree, path).unwrap().body, Body::Whiteout)
 }
 
@@ -35,7 +38,7 @@ fn error(tar: &[u8]) -> String {
 
 #[test]
 fn whiteouts() {
-    let tree = tree(
+    let mut tree = tree(
         &Tar::new()
             .whiteout("gone")
             .whiteout("etc/gone")
@@ -61,25 +64,25 @@ fn whiteouts() {
     )
     .unwrap();
     for path in ["gone", "etc/gone", "overlay"] {
-        assert!(is_whiteout(&tree, path), "{path}");
+        assert!(is_whiteout(&mut tree, path), "{path}");
     }
-    assert_eq!((marks(&tree, ""), marks(&tree, "etc")), ((false, true), (false, true)));
+    assert!(!is_opaque(&mut tree, "") && !is_opaque(&mut tree, "etc"));
     for path in ["a", "b"] {
         assert!(
-            matches!(find(&tree, path).unwrap().body, Body::File { size: 4, .. }),
+            matches!(find(&mut tree, path).unwrap().body, Body::File { size: 4, .. }),
             "{path}: the file wins"
         );
     }
     for path in ["dir", "dir2", "dir3", "opaque"] {
-        assert_eq!(marks(&tree, path), (true, false), "{path}: nothing shows through");
+        assert!(is_opaque(&mut tree, path), "{path}: nothing shows through");
     }
-    assert!(find(&tree, "opaque/x").is_some());
-    assert!(find(&tree, ".wh..wh.plnk").is_none());
+    assert!(find(&mut tree, "opaque/x").is_some());
+    assert!(find(&mut tree, ".wh..wh.plnk").is_none());
 }
 
 #[test]
 fn the_last_of_repeated_entries_wins() {
-    let tree = tree(
+    let mut tree = tree(
         &Tar::new()
             .file("file", 0o644, b"first")
             .file("./file", 0o600, b"the second")
@@ -91,23 +94,28 @@ fn the_last_of_repeated_entries_wins() {
             .symlink("was-dir", "elsewhere")
             .file("was-file", 0o644, b"")
             .dir("was-file", 0o755)
+            .hard_link("was-link", "not/yet")
+            .dir("was-link", 0o755)
+            .file("not/yet", 0o644, b"")
             .finish(),
     )
     .unwrap();
-    let file = find(&tree, "file").unwrap();
+    let file = find(&mut tree, "file").unwrap();
     assert!(matches!(file.body, Body::File { size: 10, .. }));
     assert_eq!(file.attributes.mode, 0o600);
-    assert_eq!(find(&tree, "dir").unwrap().attributes.mode, 0o711);
-    assert!(find(&tree, "dir/child").is_some(), "a directory repeated keeps its children");
-    assert_eq!(marks(&tree, "dir"), (false, false));
-    assert!(matches!(find(&tree, "was-dir").unwrap().body, Body::Symlink(_)));
-    assert!(find(&tree, "was-dir/child").is_none());
-    assert_eq!(marks(&tree, "was-file"), (true, false), "the lower directory went when the file came");
+    assert_eq!(find(&mut tree, "dir").unwrap().attributes.mode, 0o711);
+    assert!(find(&mut tree, "dir/child").is_some(), "a directory repeated keeps its children");
+    assert!(!is_opaque(&mut tree, "dir"));
+    assert!(matches!(find(&mut tree, "was-dir").unwrap().body, Body::Symlink(_)));
+    assert!(find(&mut tree, "was-dir/child").is_none());
+    for path in ["was-file", "was-link"] {
+        assert!(is_opaque(&mut tree, path), "{path}: the lower directory went when the file came");
+    }
 }
 
 #[test]
 fn hard_links_also_before_their_target() {
-    let tree = tree(
+    let mut tree = tree(
         &Tar::new()
             .hard_link("early2", "early1")
             .hard_link("early1", "sub/target")
@@ -123,20 +131,72 @@ fn hard_links_also_before_their_target() {
             .finish(),
     )
     .unwrap();
-    let id = |path: &str| tree.find(&path::components(path.as_bytes()).unwrap());
     for path in ["early1", "early2", "late", "twice"] {
-        assert_eq!(id(path), id("sub/target"), "{path}");
+        assert_eq!(id(&mut tree, path), id(&mut tree, "sub/target"), "{path}");
     }
-    assert_eq!(id("sym2"), id("sym"));
-    assert!(matches!(find(&tree, "replaced").unwrap().body, Body::File { size: 3, .. }));
+    assert_eq!(id(&mut tree, "sym2"), id(&mut tree, "sym"));
+    assert!(matches!(find(&mut tree, "replaced").unwrap().body, Body::File { size: 3, .. }));
 }
 
 #[test]
-fn implicit_parents_are_roots_and_of_1970() {
-    let tree = tree(&Tar::new().file("a/b/c", 0o644, b"").finish()).unwrap();
-    let attributes = find(&tree, "a/b").unwrap().attributes;
-    assert_eq!((attributes.mode, attributes.uid, attributes.gid), (0o755, 0, 0));
-    assert_eq!(attributes.mtime, tarball::Mtime::default());
+fn implied_parents_have_the_newest_time_and_a_mark() {
+    let dated = |tar: Tar, time: &[u8], path| tar.pax(&[("mtime", time)]).file(path, 0o644, b"");
+    let tar =
+        dated(dated(Tar::new(), b"-7.5", "a/b/c"), b"-9", "a/d").dir("d", 0o700).file("d/e", 0o644, b"");
+    let mut tree = tree(&tar.finish()).unwrap();
+    for (path, implied) in [("", true), ("a", true), ("a/b", true), ("d", false)] {
+        let Inode { attributes, body: Body::Dir(dir), .. } = find(&mut tree, path).unwrap() else { panic!() };
+        assert_eq!(dir.implied, implied, "{path}");
+        let (uid, gid, mtime) = (attributes.uid, attributes.gid, attributes.mtime);
+        assert_eq!(
+            (uid, gid, mtime),
+            (0, 0, tarball::Mtime::default()),
+            "{path}: newer than what is before 1970"
+        );
+        assert_eq!(attributes.mode, if implied { 0o755 } else { 0o700 }, "{path}");
+    }
+    let mut tree = self::tree(&dated(Tar::new(), b"-7.5", "a/b").finish()).unwrap();
+    let newest = tarball::Mtime { seconds: -8, nanos: 500_000_000 };
+    assert_eq!(find(&mut tree, "a").unwrap().attributes.mtime, newest);
+}
+
+/// As the container's kernel would, and containerd and umoci do.
+#[test]
+fn paths_lead_through_the_layers_own_links() {
+    let tar = Tar::new()
+        .symlink("lib", "usr/lib")
+        .symlink("abs", "//usr/./lib/")
+        .symlink("usr/up", "../lib")
+        .symlink("one", "two")
+        .symlink("two", "abs/deep/../deep")
+        .file("lib/a", 0o644, b"")
+        .file("abs/b", 0o644, b"")
+        .file("usr/up/c", 0o644, b"")
+        .file("one/d", 0o644, b"")
+        .hard_link("e", "lib/a")
+        .hard_link("lib/f", "lib/late")
+        .file("usr/lib/late", 0o644, b"")
+        .whiteout("lib/gone")
+        .file("lib/deep/.wh..wh..opq", 0, b"");
+    let mut tree = tree(&tar.finish()).unwrap();
+    for path in ["usr/lib/a", "usr/lib/b", "usr/lib/c", "usr/lib/deep/d", "lib/a"] {
+        assert!(find(&mut tree, path).is_some(), "{path}");
+    }
+    assert_eq!(id(&mut tree, "e"), id(&mut tree, "usr/lib/a"));
+    assert_eq!(id(&mut tree, "usr/lib/f"), id(&mut tree, "usr/lib/late"));
+    assert!(matches!(find(&mut tree, "lib").unwrap().body, Body::Symlink(_)));
+    assert!(is_whiteout(&mut tree, "usr/lib/gone") && is_opaque(&mut tree, "usr/lib/deep"));
+}
+
+/// As Docker and containerd do with layers of old, made on aufs.
+#[test]
+fn aufs_links() {
+    let tar = Tar::new().file(".wh..wh.plnk/12.34", 0o4755, b"data").dir(".wh..wh.plnk", 0o700);
+    let tar = tar.hard_link("a", ".wh..wh.plnk/12.34").hard_link("b", "/.wh..wh.plnk/12.34");
+    let mut tree = tree(&tar.file(".wh..wh.aufs", 0o444, b"").finish()).unwrap();
+    assert_eq!(id(&mut tree, "a"), id(&mut tree, "b"));
+    assert_eq!(find(&mut tree, "a").unwrap().attributes.mode, 0o4755);
+    assert!(find(&mut tree, ".wh..wh.plnk").is_none() && find(&mut tree, ".wh..wh.aufs").is_none());
 }
 
 /// An entry whose 100-byte name field holds `name` as it is: what crate `tar` would not write.
@@ -171,9 +231,34 @@ fn hostile_and_broken_archives_are_refused_by_name() {
         ("deep path", Tar::new().file(&format!("{deep}f"), 0, b"").finish(), &["4201 bytes"]),
         ("file as parent", file().file("f/g", 0, b"").finish(), &["f/g", "parent \"f\" is not a directory"]),
         (
-            "symlink as parent",
-            Tar::new().symlink("l", "/").file("l/g", 0, b"").finish(),
-            &["l/g", "parent \"l\""],
+            "symlink out of the layer as parent",
+            Tar::new().symlink("d/l", "../../etc").file("d/l/shadow", 0, b"").finish(),
+            &["d/l/shadow", "above the root"],
+        ),
+        (
+            "symlink to a file as parent",
+            file().symlink("l", "f").file("l/g", 0, b"").finish(),
+            &["l/g", "parent \"f\" is not a directory"],
+        ),
+        (
+            "symlinks round in circles as parents",
+            Tar::new().symlink("a", "b").symlink("b", "./a").file("a/x", 0, b"").finish(),
+            &["a/x", "links in its path do not end"],
+        ),
+        (
+            "symlink to a name of 256 as parent",
+            Tar::new().symlink("l", &long).file("l/x", 0, b"").finish(),
+            &["l/x", "256 bytes"],
+        ),
+        (
+            "hard link by a symlink out of the layer",
+            Tar::new().symlink("l", "../etc").hard_link("h", "l/shadow").finish(),
+            &["\"h\"", "target", "above the root"],
+        ),
+        (
+            "whiteout as parent",
+            Tar::new().file(".wh.d/x", 0, b"").finish(),
+            &[".wh.d/x", "name of a whiteout"],
         ),
         ("link without target", file().hard_link("h", "no").finish(), &["\"h\"", "\"no\"", "does not have"]),
         (
@@ -273,8 +358,8 @@ fn the_size_of_a_disk_is_bounded() {
 fn archives_made_to_take_long_do_not() {
     let count = 30_000;
     let chain = (0..count).fold(Tar::new(), |tar, i| tar.hard_link(&i.to_string(), &(i + 1).to_string()));
-    let tree = tree(&chain.file(&count.to_string(), 0o644, b"x").finish()).unwrap();
-    assert_eq!(tree.find(&[b"0"]), tree.find(&[count.to_string().as_bytes()]));
+    let mut tree = tree(&chain.file(&count.to_string(), 0o644, b"x").finish()).unwrap();
+    assert_eq!(id(&mut tree, "0"), id(&mut tree, &count.to_string()));
 
     let names: Vec<_> = (0..count).map(|i| format!("SCHILY.xattr.{i}")).collect();
     let records: Vec<_> = names.iter().map(|name| (name.as_str(), &b""[..])).collect();
@@ -299,7 +384,8 @@ impl Read for Endless {
 /// Links that wait for their targets are metadata, too.
 #[test]
 fn metadata_is_bounded() {
-    let (name, target) = ("n/".repeat(2047), "t/".repeat(2047));
+    let long = |name: &str| format!("{}/", name.repeat(250)).repeat(16);
+    let (name, target) = (long("n"), long("t"));
     let link = Tar::new()
         .pax(&[("path", name.as_bytes()), ("linkpath", target.as_bytes())])
         .hard_link("h", "t")

@@ -32,9 +32,8 @@ pub struct Attributes {
     pub mtime: Mtime,
 }
 
-/// A directory that no entry describes: 0755, root's, of 1970.
-pub const IMPLICIT: Attributes =
-    Attributes { mode: 0o755, uid: 0, gid: 0, mtime: Mtime { seconds: 0, nanos: 0 } };
+/// A directory that no entry describes: 0755, root's. [`Tree::date_implied`] gives it its time.
+const IMPLIED: Attributes = Attributes { mode: 0o755, uid: 0, gid: 0, mtime: Mtime { seconds: 0, nanos: 0 } };
 
 /// What an inode is, and holds.
 #[derive(Debug)]
@@ -67,8 +66,8 @@ pub struct Dir {
     pub children: BTreeMap<Box<[u8]>, Id>,
     /// Nothing of the same directory in lower layers shows through.
     pub opaque: bool,
-    /// A whiteout was put into it.
-    pub whiteouts: bool,
+    /// No entry describes it: it is there for what is in it, and has no attributes of its own.
+    pub implied: bool,
 }
 
 /// One inode; several names may lead to it.
@@ -87,12 +86,15 @@ pub struct Inode {
 pub struct Tree {
     inodes: Vec<Inode>,
     memory: usize,
+    /// Of all entries so far.
+    newest: Option<Mtime>,
 }
 
 impl Default for Tree {
     fn default() -> Self {
-        let root = Inode { attributes: IMPLICIT, xattrs: Vec::new(), body: Body::Dir(Dir::default()) };
-        Self { inodes: vec![root], memory: 0 }
+        let implied = Body::Dir(Dir { implied: true, ..Dir::default() });
+        let root = Inode { attributes: IMPLIED, xattrs: Vec::new(), body: implied };
+        Self { inodes: vec![root], memory: 0, newest: None }
     }
 }
 
@@ -107,9 +109,13 @@ impl Tree {
         self.inodes.len()
     }
 
-    /// The inode that `names` leads to, if there is one. Symbolic links are not followed.
-    pub fn find(&self, names: &[&[u8]]) -> Option<Id> {
-        names.iter().try_fold(ROOT, |id, name| self.child(id, name))
+    /// The inode that `names` leads to, if there is one. Its parents may be reached by symbolic links.
+    ///
+    /// # Errors
+    /// A parent that is no directory; links that lead out of the layer or round in circles.
+    pub fn find(&mut self, names: &[&[u8]]) -> Result<Option<Id>> {
+        let Some((name, parents)) = names.split_last() else { return Ok(Some(ROOT)) };
+        Ok(self.descend(parents, false)?.and_then(|dir| self.child(dir, name)))
     }
 
     fn child(&self, dir: Id, name: &[u8]) -> Option<Id> {
@@ -122,19 +128,68 @@ impl Tree {
     /// The directory `names`, made with all its parents where there is none.
     ///
     /// # Errors
-    /// Something that is not a directory is in the way.
+    /// As [`Tree::find`]; too much metadata.
     pub fn make_dirs(&mut self, names: &[&[u8]]) -> Result<Id> {
+        self.descend(names, true)?.context("a directory just made")
+    }
+
+    /// The directory `names`; where there is none, it is made or `None`.
+    fn descend(&mut self, names: &[&[u8]], make: bool) -> Result<Option<Id>> {
         let mut at = ROOT;
         for name in names {
-            at = match self.child(at, name) {
-                Some(id) if matches!(self.inodes[id].body, Body::Dir(_)) => id,
-                Some(id) if !matches!(self.inodes[id].body, Body::Whiteout) => {
-                    bail!("its parent {} is not a directory in this layer", quoted(name))
-                }
-                _ => self.put(at, name, IMPLICIT, Vec::new(), Body::Dir(Dir::default()))?,
+            at = match self.step(at, name, make)? {
+                Step::Dir(id) => id,
+                Step::None => return Ok(None),
+                Step::Link(_) => return self.follow(names, make),
             };
         }
-        Ok(at)
+        Ok(Some(at))
+    }
+
+    /// [`Tree::descend`] where symbolic links are on the way: they lead where they will lead the container's kernel, but
+    /// never above the layer's root.
+    fn follow(&mut self, names: &[&[u8]], make: bool) -> Result<Option<Id>> {
+        let mut dirs = vec![ROOT];
+        let mut names: Vec<Box<[u8]>> = names.iter().rev().map(|&name| name.into()).collect();
+        let mut followed = 0;
+        while let Some(name) = names.pop() {
+            let at = *dirs.last().context("a link in its path leads above the root")?;
+            if *name == *b".." {
+                dirs.pop();
+                continue;
+            }
+            match self.step(at, &name, make)? {
+                Step::Dir(id) => dirs.push(id),
+                Step::None => return Ok(None),
+                Step::Link(target) => {
+                    followed += target.len();
+                    if followed > path::PATH_MAX {
+                        bail!("the symbolic links in its path do not end");
+                    }
+                    if target.starts_with(b"/") {
+                        dirs.truncate(1);
+                    }
+                    let parts =
+                        path::parts(&target).rev().map(|part| path::check(part).map(|()| part.into()));
+                    names.extend(parts.collect::<Result<Vec<_>>>()?);
+                }
+            }
+        }
+        Ok(Some(*dirs.last().context("a link in its path leads above the root")?))
+    }
+
+    fn step(&mut self, dir: Id, name: &[u8], make: bool) -> Result<Step> {
+        let child = self.child(dir, name);
+        Ok(match child.map(|id| (id, &self.inodes[id].body)) {
+            Some((id, Body::Dir(_))) => Step::Dir(id),
+            Some((_, Body::Symlink(target))) => Step::Link(target.clone()),
+            None | Some((_, Body::Whiteout)) if make => {
+                let implied = Body::Dir(Dir { implied: true, ..Dir::default() });
+                Step::Dir(self.put(dir, name, IMPLIED, Vec::new(), implied)?)
+            }
+            None | Some((_, Body::Whiteout)) => Step::None,
+            Some(_) => bail!("its parent {} is not a directory in this layer", quoted(name)),
+        })
     }
 
     /// Puts an inode at `names`. What stood there before is replaced; only a directory repeated keeps its children.
@@ -148,12 +203,15 @@ impl Tree {
         xattrs: Vec<u8>,
         body: Body,
     ) -> Result<()> {
-        if let (Some(id), Body::Dir(_)) = (self.find(names), &body)
-            && matches!(self.inodes[id].body, Body::Dir(_))
+        self.newest = self.newest.max(Some(attributes.mtime));
+        if matches!(body, Body::Dir(_))
+            && let Some(id) = self.find(names)?
+            && let Inode { body: Body::Dir(dir), attributes: old, xattrs: old_xattrs } = &mut self.inodes[id]
         {
-            self.charge(xattrs.len())?;
-            (self.inodes[id].attributes, self.inodes[id].xattrs) = (attributes, xattrs);
-            return Ok(());
+            dir.implied = false;
+            (*old, *old_xattrs) = (attributes, xattrs);
+            let length = old_xattrs.len();
+            return self.charge(length);
         }
         let (name, parents) = path::split_last(names)?;
         let parent = self.make_dirs(parents)?;
@@ -172,13 +230,30 @@ impl Tree {
         Ok(())
     }
 
-    /// Takes the name away, with all below it, if it is there.
-    pub fn unlink(&mut self, names: &[&[u8]]) {
-        if let Some((name, parents)) = names.split_last()
-            && let Some(parent) = self.find(parents)
-            && let Ok(dir) = self.dir(parent)
-        {
-            dir.children.remove(*name);
+    /// Takes `name` out of the root directory, with all below it, if it is there.
+    pub fn remove(&mut self, name: &[u8]) {
+        if let Body::Dir(root) = &mut self.inodes[ROOT].body {
+            root.children.remove(name);
+        }
+    }
+
+    /// Keeps `names` for what is to come, a hard link: what stood there before is gone, as with [`Tree::insert`].
+    ///
+    /// # Errors
+    /// As [`Tree::insert`].
+    pub fn reserve(&mut self, names: &[&[u8]]) -> Result<()> {
+        let (name, parents) = path::split_last(names)?;
+        let parent = self.make_dirs(parents)?;
+        self.put(parent, name, WHITEOUT, Vec::new(), Body::Whiteout).map(drop)
+    }
+
+    /// Gives the implied directories the layer's own time: the newest of its entries', or 1970 where it has none.
+    pub fn date_implied(&mut self) {
+        let newest = self.newest.unwrap_or_default();
+        for inode in &mut self.inodes {
+            if matches!(&inode.body, Body::Dir(dir) if dir.implied) {
+                inode.attributes.mtime = newest;
+            }
         }
     }
 
@@ -189,11 +264,10 @@ impl Tree {
     /// As [`Tree::insert`].
     pub fn white_out(&mut self, parents: &[&[u8]], name: &[u8]) -> Result<()> {
         let parent = self.make_dirs(parents)?;
-        self.dir(parent)?.whiteouts = true;
         match self.child(parent, name).map(|id| &mut self.inodes[id].body) {
             Some(Body::Dir(dir)) => dir.opaque = true,
             Some(_) => {}
-            None => self.put(parent, name, IMPLICIT_WHITEOUT, Vec::new(), Body::Whiteout).map(drop)?,
+            None => self.put(parent, name, WHITEOUT, Vec::new(), Body::Whiteout).map(drop)?,
         }
         Ok(())
     }
@@ -250,4 +324,12 @@ impl Tree {
 }
 
 /// Overlayfs looks at nothing of a whiteout but its device number.
-const IMPLICIT_WHITEOUT: Attributes = Attributes { mode: 0, ..IMPLICIT };
+const WHITEOUT: Attributes = Attributes { mode: 0, ..IMPLIED };
+
+/// What a name in a path leads to.
+enum Step {
+    Dir(Id),
+    /// A symbolic link to this.
+    Link(Box<[u8]>),
+    None,
+}

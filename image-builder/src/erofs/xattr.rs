@@ -35,18 +35,29 @@ pub fn encode_all(xattrs: &[Xattr]) -> Result<Vec<u8>> {
     Ok(entries)
 }
 
-/// Appends overlayfs's marks to a directory's entries: `opaque`, and `origin` where it holds whiteouts.
-///
-/// # Errors
-/// As [`encode_all`].
-pub fn encode_overlay(opaque: bool, origin: bool, entries: &mut Vec<u8>) -> Result<()> {
-    if opaque {
-        encode(4, b"overlay.opaque", b"y", entries)?;
+/// A directory's marks, see [`super::layer`].
+pub struct Marks {
+    /// `trusted.overlay.opaque`.
+    pub opaque: bool,
+    /// `trusted.overlay.origin`.
+    pub whiteouts: bool,
+    /// `trusted.overlay.containervm.implied`.
+    pub implied: bool,
+}
+
+impl Marks {
+    /// Appends them to the directory's entries.
+    ///
+    /// # Errors
+    /// As [`encode_all`].
+    pub fn encode(&self, entries: &mut Vec<u8>) -> Result<()> {
+        let table: [(bool, &[u8], &[u8]); 3] = [
+            (self.opaque, b"overlay.opaque", b"y"),
+            (self.whiteouts, b"overlay.origin", b""),
+            (self.implied, b"overlay.containervm.implied", b""),
+        ];
+        table.iter().filter(|(set, ..)| *set).try_for_each(|(_, name, value)| encode(4, name, value, entries))
     }
-    if origin {
-        encode(4, b"overlay.origin", b"", entries)?;
-    }
-    Ok(())
 }
 
 /// What stands between inode and tail for `entries`: nothing, or the header and them.

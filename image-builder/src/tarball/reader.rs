@@ -13,7 +13,7 @@ use super::sparse::{PaxSparse, SparseMap};
 const MAX_EXTENSION: i64 = 1 << 20;
 
 /// Modification time: `seconds` since 1970 (negative before), and `nanos` (0 to 999,999,999) after them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mtime {
     /// Whole seconds since 1970-01-01 UTC.
     pub seconds: i64,

@@ -94,6 +94,7 @@ impl Victim {
         let disk = write(
             Tar::new()
                 .dir("d", 0o755)
+                .dir("d/sub", 0o755)
                 .file("d/sub/f", 0o644, &[1; 5000])
                 .symlink("s", "target")
                 .pax(&[("SCHILY.xattr.user.a", b"b")])
