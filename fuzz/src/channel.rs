@@ -116,7 +116,9 @@ pub fn repair(input: &mut [u8], seed: u32) {
         let head = &mut line[*start..][..HEADER];
         let payload = u32::try_from(payload).unwrap_or(u32::MAX);
         head[16..].copy_from_slice(&payload.to_be_bytes());
-        let Some(Ok(mut header)) = head.first_chunk().map(|head| Header::decode(head, MAX_TO_GUEST)) else { continue };
+        let Some(Ok(mut header)) = head.first_chunk().map(|head| Header::decode(head, MAX_TO_GUEST)) else {
+            continue;
+        };
         let offset = &mut offsets[header.stream as usize];
         if matches!(header.kind, Kind::Data | Kind::End) && seed % 8 != 0 {
             header.offset = *offset;
