@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use image_builder::{digest::Digest, image::Platform, source};
+use image_builder::{digest::Digest, source};
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 
@@ -34,7 +34,7 @@ fuzz_target!(|input: &[u8]| {
         fs::write(&file, &next).unwrap();
         files.insert(file);
     }
-    if let Ok(image) = source::open(dir.to_str().unwrap(), &Platform::default()) {
+    if let Ok(image) = source::open(dir.to_str().unwrap(), &source::Options::default()) {
         assert_eq!(image.layers.len(), image.config.rootfs().diff_ids().len());
         let blobs = format!("{:?}", dir.join("blobs/sha256")).trim_end_matches('"').to_owned();
         assert!(image.layers.iter().all(|layer| format!("{:?}", layer.blob).contains(&blobs)));

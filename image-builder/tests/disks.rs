@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use image_builder::erofs::write_layer;
-use image_builder::image::{Image, Platform};
+use image_builder::image::Image;
 use image_builder::source;
 use image_builder::store::LayerStore;
 use image_builder::testimage::{self, Tar};
@@ -214,7 +214,7 @@ fn the_busybox_image_is_whole_and_repeats() {
     let layouts = [dir.path().join("one"), dir.path().join("two")];
     let digests = layouts.each_ref().map(|l| testimage::busybox_image(l, busybox).unwrap());
     assert_eq!(digests[0], digests[1]);
-    let image = source::open(layouts[0].to_str().unwrap(), &Platform::default()).unwrap();
+    let image = source::open(layouts[0].to_str().unwrap(), &source::Options::default()).unwrap();
     let config = image.config.config().as_ref().unwrap();
     assert!(config.cmd().as_ref().is_some_and(|command| command[..2] == ["sh", "-c"]));
     build_and_compare(&image);
@@ -245,7 +245,7 @@ fn real_images() {
             println!("skipped: {} is not there", path.display());
             continue;
         }
-        build_and_compare(&source::open(path.to_str().unwrap(), &Platform::default()).unwrap());
+        build_and_compare(&source::open(path.to_str().unwrap(), &source::Options::default()).unwrap());
     }
 }
 

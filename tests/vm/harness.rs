@@ -1,7 +1,6 @@
 //! What the tests share: images, runs by the library and by the command line, and what must not be left behind.
 
 use anyhow::{Context, Result, ensure};
-use image_builder::image::Platform;
 use image_builder::source;
 use image_builder::store::LayerStore;
 use image_builder::testimage;
@@ -242,7 +241,7 @@ pub fn run_with_layers(options: &RunOptions, layers: &[(&Path, protocol::Uuid)])
 /// Runs a script in busybox, with a machine spec that `change` has changed: for what no option of `vch run` asks for.
 /// Gives stdout; fails when the container does.
 pub fn run_changed(script: &str, change: impl FnOnce(&mut MachineSpec)) -> Result<String> {
-    let image = source::open(&busybox(), &Platform::default())?;
+    let image = source::open(&busybox(), &source::Options::default())?;
     let store = LayerStore::open(store())?;
     let layer = image.layers.first().context("busybox has a layer")?;
     let disk = store.layer_disk(layer, &mut |_, _| {})?;

@@ -40,7 +40,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use image_builder::image::Platform;
 use image_builder::source;
 use nix::sys::signal::Signal;
 use protocol::frame::MAX_TO_GUEST;
@@ -71,7 +70,7 @@ pub fn run(options: &RunOptions, stdio: &Stdio) -> Result<Outcome> {
     let _name = options.name.as_deref().map(Name::take).transpose()?;
     let accel = accel::choose(options.accel)?;
     let boot = Boot::find(options, accel)?;
-    let image = source::open(&options.image, &Platform::default())?;
+    let image = source::open(&options.image, &source::Options::default())?;
     let store = store(options)?;
     let layers = match layers::prepare(&store, &image.layers, stdio)? {
         Prepared::Layers(layers) => layers,

@@ -1,26 +1,64 @@
-//! Where images come from: from a reference, as a user gives it, to an [`Image`].
+//! Where images come from: from a [`Reference`], as a user gives it, to an [`Image`].
 
-use anyhow::{Context, Result};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
 
 use crate::image::{Image, Platform};
 
 mod layout;
+mod name;
 mod reference;
 
 pub use layout::{BlobFile, Layout};
-use reference::Reference;
+pub use name::{DOCKER_HUB, Name};
+pub use reference::{Format, Reference};
 
-/// Opens the image that `reference` names: `PATH`, `PATH:TAG` or `PATH@sha256:...`, where PATH is an OCI image
-/// layout folder. A tag is the annotation `org.opencontainers.image.ref.name`, or what stands after its last colon.
+/// How images are opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which image of several is meant.
+    pub platform: Platform,
+    /// Folder for what cannot be read where it is: a stream, a compressed archive. It becomes a file without a name there,
+    /// so nothing is left of it. The default is the store's default folder: /tmp may be in memory.
+    pub spool: Option<PathBuf>,
+    /// The most bytes of such a file, and of what archives unpack to.
+    pub max_size: u64,
+}
+
+impl Options {
+    /// The default of [`Options::max_size`]: 64 GiB.
+    pub const MAX_SIZE: u64 = 64 << 30;
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { platform: Platform::default(), spool: None, max_size: Self::MAX_SIZE }
+    }
+}
+
+/// Opens the image that `reference` names; see [`Reference`] for its forms. A tag is the annotation
+/// `org.opencontainers.image.ref.name`, or what stands after its last colon.
 ///
 /// # Errors
-/// No such folder, a layout that is broken or not supported, a blob that does not verify, none or several images
-/// that match; each names the image and the part.
-pub fn open(reference: &str, platform: &Platform) -> Result<Image> {
-    let open = || {
-        let reference = Reference::parse(reference)?;
-        let layout = Layout::open(&reference.path)?;
-        Image::choose(&layout, &layout.index()?, &reference.selector, platform)
+/// Nothing is there, it is broken or not supported, a blob does not verify, none or several images match; each names
+/// the image and the part.
+pub fn open(reference: &str, options: &Options) -> Result<Image> {
+    let open = || match Reference::parse(reference)? {
+        Reference::Layout { path, selector } => {
+            let layout = Layout::open(&path)?;
+            Image::choose(&layout, &layout.index()?, &selector, &options.platform)
+        }
+        Reference::Archive { .. } | Reference::Stdin { .. } => {
+            bail!(
+                "archives are not supported, only OCI image layout folders (made by: skopeo copy docker://NAME oci:DIR)"
+            )
+        }
+        Reference::Name(name) => {
+            bail!(
+                "registries are not supported, and there is no such folder (an image of {name}: skopeo copy docker://{name} oci:DIR)"
+            )
+        }
     };
     open().with_context(|| format!("image {reference:?}"))
 }

@@ -22,7 +22,7 @@ fn name(dir: &TempDir) -> &str {
 }
 
 fn error(reference: &str) -> String {
-    format!("{:#}", open(reference, &Platform::default()).expect_err("must be refused"))
+    format!("{:#}", open(reference, &Options::default()).expect_err("must be refused"))
 }
 
 fn index(dir: &TempDir) -> Value {
@@ -59,11 +59,11 @@ fn bend(change: impl FnOnce(&mut Value, &mut Value)) -> TempDir {
 #[test]
 fn opens_by_path_tag_and_digest() {
     let dir = layout();
-    let image = open(name(&dir), &Platform::default()).unwrap();
+    let image = open(name(&dir), &Options::default()).unwrap();
     assert_eq!(image.layers.len(), 2);
     assert_eq!(image.layers[0].compression, Compression::Gzip);
     for suffix in [":latest".to_owned(), format!("@{}", image.manifest_digest.unwrap())] {
-        let again = open(&format!("{}{suffix}", name(&dir)), &Platform::default()).unwrap();
+        let again = open(&format!("{}{suffix}", name(&dir)), &Options::default()).unwrap();
         assert_eq!(again.manifest_digest, image.manifest_digest, "{suffix}");
     }
     let message = error(&format!("{}:nope", name(&dir)));
@@ -77,7 +77,7 @@ fn a_tag_matches_the_end_of_a_full_name() {
     whole["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"] =
         json!("docker.io/library/x:3.1");
     set_index(&dir, &whole);
-    open(&format!("{}:3.1", name(&dir)), &Platform::default()).unwrap();
+    open(&format!("{}:3.1", name(&dir)), &Options::default()).unwrap();
     assert!(error(&format!("{}:1", name(&dir))).contains("matches"));
 }
 
@@ -96,7 +96,7 @@ fn nested_indexes_choose_the_platform() {
     inner["annotations"] = json!({ "org.opencontainers.image.ref.name": "multi" });
     set_index(&dir, &json!({ "schemaVersion": 2, "manifests": [inner] }));
     for reference in [name(&dir).to_owned(), format!("{}:multi", name(&dir)), by_digest] {
-        assert_eq!(open(&reference, &Platform::default()).unwrap().layers.len(), 2, "{reference}");
+        assert_eq!(open(&reference, &Options::default()).unwrap().layers.len(), 2, "{reference}");
     }
 }
 
@@ -111,7 +111,7 @@ fn several_matches_are_listed() {
     for part in ["several images match", "\"latest\"", "\"other\"", ":TAG"] {
         assert!(message.contains(part), "{part:?} is not in {message:?}");
     }
-    open(&format!("{}:latest", name(&dir)), &Platform::default()).unwrap();
+    open(&format!("{}:latest", name(&dir)), &Options::default()).unwrap();
 }
 
 #[test]
@@ -127,11 +127,7 @@ fn an_index_deeper_than_sense_is_refused() {
 
 #[test]
 fn what_is_no_layout_is_told_in_a_sentence() {
-    let missing = error("/nowhere/foo:1");
-    assert_eq!(
-        missing,
-        "image \"/nowhere/foo:1\": no such folder; an OCI image layout folder is expected (made by: skopeo copy docker://NAME oci:DIR)"
-    );
+    assert_eq!(error("/nowhere/foo:1"), "image \"/nowhere/foo:1\": no such file or folder");
     let dir = tempfile::tempdir().unwrap();
     assert!(error(name(&dir)).contains("not an OCI image layout folder"));
     fs::write(dir.path().join("oci-layout"), r#"{"imageLayoutVersion":"2.0.0"}"#).unwrap();
@@ -178,7 +174,7 @@ fn what_is_not_supported_is_refused_by_name() {
 #[test]
 fn damaged_blobs_are_noticed() {
     let dir = layout();
-    let image = open(name(&dir), &Platform::default()).unwrap();
+    let image = open(name(&dir), &Options::default()).unwrap();
     let path = layout::path(dir.path(), &image.manifest_digest.unwrap());
     let good = fs::read_to_string(&path).unwrap();
     fs::write(&path, good.replace("gzip", "gzap")).unwrap();
@@ -198,5 +194,5 @@ fn dockers_media_types_are_accepted() {
     let mut whole = index(&dir);
     whole["manifests"][0]["mediaType"] = json!("application/vnd.docker.distribution.manifest.v2+json");
     set_index(&dir, &whole);
-    assert_eq!(open(name(&dir), &Platform::default()).unwrap().layers[0].compression, Compression::Gzip);
+    assert_eq!(open(name(&dir), &Options::default()).unwrap().layers[0].compression, Compression::Gzip);
 }
