@@ -143,13 +143,13 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 /// The folder cannot be written to.
 ///
 /// ```
-/// use image_builder::{image::Platform, source, testimage::{self, Tar}};
+/// use image_builder::{source, testimage::{self, Tar}};
 /// use oci_spec::image::ConfigBuilder;
 /// # let dir = tempfile::tempdir()?;
 /// let layer = Tar::new().dir("etc", 0o755).file("etc/motd", 0o644, b"hello\n").finish();
 /// let config = ConfigBuilder::default().cmd(vec!["cat".into(), "/etc/motd".into()]).build()?;
 /// let digest = testimage::write(dir.path(), &[layer], config)?;
-/// let image = source::open(dir.path().to_str().unwrap(), &Platform::default())?;
+/// let image = source::open(dir.path().to_str().unwrap(), &source::Options::default())?;
 /// assert_eq!(image.manifest_digest, Some(digest));
 /// # Ok::<(), anyhow::Error>(())
 /// ```
