@@ -1,20 +1,19 @@
 //! `inspect IMAGE`: an image's config.
 
 use anyhow::Result;
-use image_builder::image::Platform;
-use image_builder::source;
 
 use super::Common;
+use super::source::Source;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// OCI image layout folder: PATH, PATH:TAG or PATH@sha256:...
-    image: String,
+    #[command(flatten)]
+    source: Source,
 }
 
 impl Args {
-    pub fn run(&self, _common: &Common) -> Result<()> {
-        let image = source::open(&self.image, &Platform::default())?;
+    pub fn run(&self, common: &Common) -> Result<()> {
+        let image = self.source.open(common)?;
         super::print(&image.config.to_string_pretty()?)
     }
 }

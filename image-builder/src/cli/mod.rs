@@ -14,6 +14,7 @@ use serde::Serialize;
 pub mod build;
 pub mod inspect;
 mod progress;
+mod source;
 
 /// What every command takes.
 #[derive(Args)]

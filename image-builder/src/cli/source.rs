@@ -1,0 +1,28 @@
+//! Which image, and how it is opened: what the commands that read images from elsewhere have in common.
+
+use anyhow::Result;
+use image_builder::image::{Image, Platform};
+use image_builder::source::{self, Options};
+
+use super::Common;
+
+#[derive(clap::Args)]
+pub struct Source {
+    /// An OCI layout folder: PATH[:TAG][@DIGEST]
+    pub image: String,
+    /// The platform to choose where there are several, as in linux/arm64/v8
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", default_value_t)]
+    platform: Platform,
+}
+
+impl Source {
+    /// Opens the image.
+    pub fn open(&self, common: &Common) -> Result<Image> {
+        let options = Options {
+            platform: self.platform.clone(),
+            spool: Some(common.store_dir()?),
+            ..Options::default()
+        };
+        source::open(&self.image, &options)
+    }
+}
