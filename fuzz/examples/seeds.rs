@@ -5,6 +5,7 @@ use std::path::Path;
 
 use image_builder::erofs::superblock::Superblock;
 use image_builder::testimage::Tar;
+use image_builder::verity;
 use protocol::{ExitStatus, Failure, GuestLink, HostLink, Stage, Step, Stream, ToGuest, ToHost, oci};
 use tar::EntryType;
 
@@ -23,6 +24,8 @@ fn main() -> std::io::Result<()> {
     }
     let sb = Superblock { uuid: [9; 16], blocks: 77, meta_block: 5, root_nid: 2, inodes: 12 };
     seed("superblock", "disk", &sb.encode()[1024..1152])?;
+    let tree = verity::Superblock { uuid: [9; 16], data_blocks: 77 };
+    seed("verity", "tree", &tree.encode()[..512])?;
     seed("layout", "image", LAYOUT.replace('\n', "").replace('|', "\0").as_bytes())?;
     seed("kernel", "lz4", &bzimage(&lz4(b"\x7fELF and and and and more")))?;
     seed("kernel", "plain", &bzimage(b"\x7fELF"))?;

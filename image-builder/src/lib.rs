@@ -3,6 +3,7 @@
 //! - [`source`]: where images come from; [`image`]: what is read there, verified: config and layers.
 //! - [`store`]: layers as read-only layer disks, by content, shared by all images.
 //! - [`erofs`]: the filesystem on those disks, written in one pass from the layer's tar stream.
+//! - [`verity`]: the hash tree behind it, by which the guest checks what it reads.
 //! - [`kernel`], [`initramfs`], [`iso`]: what a containerVM boots from, out of a kernel package and tether.
 //! - [`testimage`]: images made from nothing, for tests and for a first run.
 
@@ -16,3 +17,4 @@ pub mod source;
 pub mod store;
 pub mod tarball;
 pub mod testimage;
+pub mod verity;

@@ -44,7 +44,7 @@ enum Look {
 use Look::{File, Program, StaticProgram};
 
 /// What is looked for, Debian's package with it, and the tasks that need it.
-const NEEDS: [(Look, &str, &[Task]); 14] = [
+const NEEDS: [(Look, &str, &[Task]); 15] = [
     (StaticProgram(BUSYBOX), "busybox-static", &[Task::Build]),
     (Program("dpkg-deb"), "dpkg", &[Task::Build]),
     (Program("cc"), "gcc", &[Task::Build]),
@@ -58,6 +58,7 @@ const NEEDS: [(Look, &str, &[Task]); 14] = [
     (File("/usr/share/ovmf/OVMF.fd"), "ovmf", &[Task::Uefi]),
     (Program("fsck.erofs"), "erofs-utils", &[Task::Test]),
     (Program("cpio"), "cpio", &[Task::Test]),
+    (Program("veritysetup"), "cryptsetup-bin", &[Task::Test]),
     (Program("objcopy"), "binutils", &[Task::Test]),
 ];
 

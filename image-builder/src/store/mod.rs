@@ -1,6 +1,7 @@
 //! The store of layer disks, shared by all images and by all processes at once.
 //!
 //! A layer's disk is `DIR/layers/sha256/<hex of the diffID>.erofs`. Promises:
+//! - A disk is a filesystem and its hash tree (see [`verity`]).
 //! - A name in the store is always a whole disk: it is written without a name (`O_TMPFILE`), synced, and linked in only
 //!   when the blob's size and digest and the diffID agree with the image. After a kill at any moment there is nothing.
 //! - Two processes that build the same layer both succeed; one disk stays.
@@ -15,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use crate::digest::Digest;
 use crate::erofs::{self, superblock::Superblock};
 use crate::image::Layer;
+use crate::verity;
 
 mod pending;
 mod unpack;
@@ -31,8 +33,10 @@ pub struct LayerDisk {
     pub uuid: [u8; 16],
     /// The layer.
     pub diff_id: Digest,
-    /// Length in bytes, a multiple of 4096.
+    /// Length in bytes with the hash tree, a multiple of 4096.
     pub length: u64,
+    /// Where its filesystem ends and its hash tree is, and the root hash as the disk itself has it.
+    pub verity: verity::Info,
 }
 
 /// A folder of layer disks.
@@ -76,40 +80,42 @@ impl LayerStore {
     /// layer. The store is then as it was.
     pub fn layer_disk(&self, layer: &Layer, progress: &mut dyn FnMut(u64, Option<u64>)) -> Result<LayerDisk> {
         let path = self.layers.join(format!("{}.erofs", layer.diff_id.hex()));
-        let disk = |length| LayerDisk {
-            path: path.clone(),
-            uuid: layer.diff_id.uuid(),
-            diff_id: layer.diff_id,
-            length,
+        let verity = match check_or_remove(&path, &layer.diff_id)? {
+            Some(verity) => verity,
+            None => self.build(layer, &path, progress).with_context(|| format!("layer {}", layer.diff_id))?,
         };
-        if let Some(length) = check_or_remove(&path, &layer.diff_id)? {
-            return Ok(disk(length));
-        }
-        let length =
-            self.build(layer, &path, progress).with_context(|| format!("layer {}", layer.diff_id))?;
-        Ok(disk(length))
+        let length = verity.geometry.length();
+        Ok(LayerDisk { path, uuid: layer.diff_id.uuid(), diff_id: layer.diff_id, length, verity })
     }
 
-    fn build(&self, layer: &Layer, path: &Path, progress: &mut dyn FnMut(u64, Option<u64>)) -> Result<u64> {
+    fn build(
+        &self,
+        layer: &Layer,
+        path: &Path,
+        progress: &mut dyn FnMut(u64, Option<u64>),
+    ) -> Result<verity::Info> {
         let blob = layer.blob.open()?;
         let mut pending = PendingFile::create_in(&self.layers)?;
+        let uuid = layer.diff_id.uuid();
         let summary = unpack(blob, layer, progress, |tar: &mut dyn Read| {
-            erofs::write_layer(tar, layer.diff_id.uuid(), pending.file())
+            erofs::write_layer(tar, uuid, pending.file())
                 .with_context(|| format!("cannot make the disk in {}", self.layers.display()))
         })?;
+        let verity = verity::append(pending.file(), summary.length, uuid)
+            .with_context(|| format!("cannot make the disk in {}", self.layers.display()))?;
         pending.publish(path)?;
-        Ok(summary.length)
+        Ok(verity)
     }
 }
 
-/// The length of the disk at `path` if it is one of `diff_id`, by its superblock; anything else there is removed.
-fn check_or_remove(path: &Path, diff_id: &Digest) -> Result<Option<u64>> {
+/// The hash tree of the disk at `path` if it is one of `diff_id`, by its superblocks; anything else there is removed.
+fn check_or_remove(path: &Path, diff_id: &Digest) -> Result<Option<verity::Info>> {
     let mut file = match File::open(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         opened => opened.with_context(|| format!("cannot open layer disk {}", path.display()))?,
     };
-    if let Ok(length) = check(&mut file, diff_id) {
-        return Ok(Some(length));
+    if let Ok(verity) = check(&mut file, diff_id) {
+        return Ok(Some(verity));
     }
     // Another process may have put a good disk there since.
     let opened = file.metadata().map(|m| (m.dev(), m.ino())).ok();
@@ -120,15 +126,20 @@ fn check_or_remove(path: &Path, diff_id: &Digest) -> Result<Option<u64>> {
     Ok(None)
 }
 
-fn check(file: &mut File, diff_id: &Digest) -> Result<u64> {
+/// A whole disk by its superblocks and its length. The blocks are the guest's to check, or [`verity::check`]'s.
+fn check(file: &mut File, diff_id: &Digest) -> Result<verity::Info> {
     let mut block = [0; erofs::BLOCK_SIZE];
     file.read_exact(&mut block)?;
     let superblock = Superblock::decode(&block)?;
-    let length = file.metadata()?.len();
-    if superblock.uuid != diff_id.uuid() || superblock.length() != length {
+    let verity = verity::read(file)?;
+    let is_ours = |uuid: [u8; 16]| uuid == diff_id.uuid();
+    if !is_ours(superblock.uuid)
+        || !is_ours(verity.uuid)
+        || u64::from(superblock.blocks) != verity.geometry.data_blocks()
+    {
         bail!("another layer's disk, or a part of one");
     }
-    Ok(length)
+    Ok(verity)
 }
 
 #[cfg(test)]

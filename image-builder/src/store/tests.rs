@@ -66,6 +66,8 @@ fn builds_once_and_reuses() {
     );
     assert_eq!(disk.length, fs::metadata(&disk.path).unwrap().len());
     assert_eq!(disk.uuid, it.layer.diff_id.uuid());
+    let file = File::open(&disk.path).unwrap();
+    assert_eq!(verity::check(&file, &disk.verity.root_hash).unwrap(), None);
     let inode = fs::metadata(&disk.path).unwrap().ino();
     fs::remove_file(it.blob()).unwrap();
     assert_eq!(it.build().unwrap(), disk);
@@ -79,7 +81,11 @@ fn a_damaged_disk_is_made_anew() {
     let good = fs::read(&disk.path).unwrap();
     let mut flipped = good.clone();
     flipped[1024 + 50] ^= 1;
-    for damaged in [&good[..4096], &good[..good.len() - 1], &b""[..], &flipped] {
+    let data = usize::try_from(disk.verity.geometry.data_blocks()).unwrap() * 4096;
+    let mut other_tree = good.clone();
+    other_tree[data + 16] ^= 1;
+    // The filesystem alone is what this program made before there were hash trees.
+    for damaged in [&good[..4096], &good[..data], &good[..good.len() - 1], &b""[..], &flipped, &other_tree] {
         fs::remove_file(&disk.path).unwrap();
         fs::write(&disk.path, damaged).unwrap();
         assert_eq!(it.build().unwrap(), disk);
