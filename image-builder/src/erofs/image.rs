@@ -39,22 +39,24 @@ struct Place {
 ///
 /// # Errors
 /// Those of `output`; a disk beyond 16 TiB.
-pub fn finish<W: Write + Seek>(tree: &Tree, mut output: Output<W>, uuid: [u8; 16]) -> Result<Summary> {
-    let mut image =
-        Image { tree, places: vec![Place::default(); tree.count()], order: Vec::new(), meta_length: 0 };
-    image.walk();
-    image.place()?;
-    let meta_block = output.next_block()?;
-    image.write(&mut output)?;
-    let sb = Superblock {
-        uuid,
-        blocks: output.next_block()?,
-        meta_block,
-        root_nid: u16::try_from(image.places[ROOT].nid).context("the root comes first")?,
-        inodes: image.order.len() as u64,
-    };
-    output.finish(&sb.encode())?;
-    Ok(Summary { length: sb.length(), inodes: sb.inodes })
+pub fn finish<W: Write + Seek>(tree: &Tree, output: Output<W>, uuid: [u8; 16]) -> Result<Summary> {
+    Image::of(tree)?.finish(output, uuid, 0)
+}
+
+/// Writes a disk of metadata alone: `data_blocks` blocks of file data are to follow it. Files' blocks in `tree` count from
+/// there; in the summary the length is that of both.
+///
+/// # Errors
+/// As [`finish`].
+pub fn finish_before<W: Write + Seek>(
+    tree: &Tree,
+    output: Output<W>,
+    uuid: [u8; 16],
+    data_blocks: u32,
+) -> Result<Summary> {
+    let mut image = Image::of(tree)?;
+    image.data_block = output.position() / BLOCK + image.meta_length / BLOCK + image.blocks;
+    image.finish(output, uuid, data_blocks)
 }
 
 struct Image<'a> {
@@ -65,9 +67,42 @@ struct Image<'a> {
     order: Vec<Id>,
     /// Bytes of the inode area.
     meta_length: u64,
+    /// Blocks after it.
+    blocks: u64,
+    /// The block that files' blocks count from.
+    data_block: u64,
 }
 
-impl Image<'_> {
+impl<'a> Image<'a> {
+    /// Everything placed.
+    fn of(tree: &'a Tree) -> Result<Self> {
+        let places = vec![Place::default(); tree.count()];
+        let mut image = Self { tree, places, order: Vec::new(), meta_length: 0, blocks: 0, data_block: 0 };
+        image.walk();
+        image.place()?;
+        Ok(image)
+    }
+
+    fn finish<W: Write + Seek>(
+        self,
+        mut output: Output<W>,
+        uuid: [u8; 16],
+        data_blocks: u32,
+    ) -> Result<Summary> {
+        let meta_block = output.next_block()?;
+        self.write(&mut output)?;
+        let blocks = output.next_block()?.checked_add(data_blocks);
+        let sb = Superblock {
+            uuid,
+            blocks: blocks.context("the disk passes 16 TiB, the most EROFS can address")?,
+            meta_block,
+            root_nid: u16::try_from(self.places[ROOT].nid).context("the root comes first")?,
+            inodes: self.order.len() as u64,
+        };
+        output.finish(&sb.encode())?;
+        Ok(Summary { length: sb.length(), inodes: sb.inodes })
+    }
+
     /// Finds the reachable inodes, breadth first: the entries of a directory come to stand side by side.
     fn walk(&mut self) {
         let tree = self.tree;
@@ -115,6 +150,7 @@ impl Image<'_> {
             at = (at + need).next_multiple_of(SLOT);
         }
         self.meta_length = at.next_multiple_of(BLOCK);
+        self.blocks = block;
         Ok(())
     }
 
@@ -167,7 +203,7 @@ impl Image<'_> {
         let place = &self.places[id];
         let own_block = u32::try_from(first_block + place.block).context("the layer passes 16 TiB")?;
         let (kind, size, union) = match inode.body {
-            Body::File { block, size } => (libc::S_IFREG, size, block),
+            Body::File { block, size } => (libc::S_IFREG, size, self.data_block(block)?),
             Body::Dir(_) => (libc::S_IFDIR, content, own_block),
             Body::Symlink(_) => (libc::S_IFLNK, content, own_block),
             Body::CharDevice(major, minor) => (libc::S_IFCHR, 0, device(major, minor)),
@@ -191,6 +227,10 @@ impl Image<'_> {
         bytes.extend_from_slice(&place.links.to_le_bytes());
         bytes.extend_from_slice(&[0; 16]);
         Ok(bytes)
+    }
+
+    fn data_block(&self, block: u32) -> Result<u32> {
+        u32::try_from(self.data_block + u64::from(block)).context("the disk passes 16 TiB")
     }
 
     /// Header and entries of the inode's xattrs, a directory's marks among them.

@@ -28,6 +28,7 @@ pub use reader::Reader;
 mod dirent;
 mod image;
 pub mod layer;
+pub mod merge;
 mod output;
 mod path;
 pub mod reader;

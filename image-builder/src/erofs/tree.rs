@@ -104,6 +104,11 @@ impl Tree {
         &self.inodes[id]
     }
 
+    /// The inode `id`, to be changed.
+    pub fn get_mut(&mut self, id: Id) -> &mut Inode {
+        &mut self.inodes[id]
+    }
+
     /// How many inodes there are, unreachable ones included.
     pub fn count(&self) -> usize {
         self.inodes.len()
@@ -118,7 +123,8 @@ impl Tree {
         Ok(self.descend(parents, false)?.and_then(|dir| self.child(dir, name)))
     }
 
-    fn child(&self, dir: Id, name: &[u8]) -> Option<Id> {
+    /// The inode called `name` in the directory `dir`, if there is one.
+    pub fn child(&self, dir: Id, name: &[u8]) -> Option<Id> {
         match &self.inodes[dir].body {
             Body::Dir(dir) => dir.children.get(name).copied(),
             _ => None,
@@ -282,7 +288,11 @@ impl Tree {
         Ok(())
     }
 
-    fn put(
+    /// Puts an inode at `name` in the directory `parent`. A directory in the place of something else is made opaque.
+    ///
+    /// # Errors
+    /// As [`Tree::insert`].
+    pub fn put(
         &mut self,
         parent: Id,
         name: &[u8],
@@ -303,7 +313,11 @@ impl Tree {
         Ok(id)
     }
 
-    fn dir(&mut self, id: Id) -> Result<&mut Dir> {
+    /// The directory `id`, to be changed.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn dir(&mut self, id: Id) -> Result<&mut Dir> {
         match &mut self.inodes[id].body {
             Body::Dir(dir) => Ok(dir),
             _ => bail!("its parent is not a directory in this layer"),

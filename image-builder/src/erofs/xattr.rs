@@ -35,13 +35,18 @@ pub fn encode_all(xattrs: &[Xattr]) -> Result<Vec<u8>> {
     Ok(entries)
 }
 
+/// overlayfs's mark for a directory that hides what is below it.
+pub const OPAQUE: &[u8] = b"trusted.overlay.opaque";
+/// Our mark for a directory that its layer only implies.
+pub const IMPLIED: &[u8] = b"trusted.overlay.containervm.implied";
+
 /// A directory's marks, see [`super::layer`].
 pub struct Marks {
-    /// `trusted.overlay.opaque`.
+    /// [`OPAQUE`].
     pub opaque: bool,
     /// `trusted.overlay.origin`.
     pub whiteouts: bool,
-    /// `trusted.overlay.containervm.implied`.
+    /// [`IMPLIED`].
     pub implied: bool,
 }
 
@@ -52,11 +57,15 @@ impl Marks {
     /// As [`encode_all`].
     pub fn encode(&self, entries: &mut Vec<u8>) -> Result<()> {
         let table: [(bool, &[u8], &[u8]); 3] = [
-            (self.opaque, b"overlay.opaque", b"y"),
-            (self.whiteouts, b"overlay.origin", b""),
-            (self.implied, b"overlay.containervm.implied", b""),
+            (self.opaque, OPAQUE, b"y"),
+            (self.whiteouts, b"trusted.overlay.origin", b""),
+            (self.implied, IMPLIED, b""),
         ];
-        table.iter().filter(|(set, ..)| *set).try_for_each(|(_, name, value)| encode(4, name, value, entries))
+        for (_, name, value) in table.iter().filter(|(set, ..)| *set) {
+            let (index, name) = split(name).context("a name with a namespace")?;
+            encode(index, name, value, entries)?;
+        }
+        Ok(())
     }
 }
 
