@@ -1,12 +1,14 @@
 //! From OCI images to what a containerVM boots and mounts.
 //!
 //! - [`source`]: where images come from; [`image`]: what is read there, verified: config and layers.
+//! - [`compression`]: blobs and archives, inflated.
 //! - [`store`]: layers as read-only layer disks, by content, shared by all images.
 //! - [`erofs`]: the filesystem on those disks, written in one pass from the layer's tar stream.
 //! - [`verity`]: the hash tree behind it, by which the guest checks what it reads.
 //! - [`kernel`], [`initramfs`], [`iso`]: what a containerVM boots from, out of a kernel package and tether.
 //! - [`testimage`]: images made from nothing, for tests and for a first run.
 
+pub mod compression;
 pub mod digest;
 pub mod erofs;
 pub mod image;

@@ -96,7 +96,6 @@ fn topmost(layers: &[Layer]) -> Vec<Layer> {
 mod tests {
     use super::*;
     use image_builder::digest::Digest;
-    use image_builder::image::Compression;
     use image_builder::source::BlobFile;
     use std::sync::Arc;
 
@@ -106,7 +105,6 @@ mod tests {
             diff_id: Digest::of(name.as_bytes()),
             digest: None,
             size: None,
-            compression: Compression::None,
             blob: Arc::new(BlobFile(name.into())),
         };
         let kept = topmost(&["a", "empty", "b", "empty", "c", "a"].map(layer));

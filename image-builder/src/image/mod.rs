@@ -12,6 +12,7 @@ use serde_json::from_slice;
 use crate::digest::Digest;
 
 mod content;
+mod media_type;
 mod platform;
 mod select;
 
@@ -42,19 +43,8 @@ pub struct Layer {
     pub digest: Option<Digest>,
     /// Size of the blob in bytes, where the source knows it.
     pub size: Option<u64>,
-    /// How the blob is packed.
-    pub compression: Compression,
-    /// The blob itself.
+    /// The blob itself: a tar stream, compressed or not (see [`crate::compression`]).
     pub blob: Arc<dyn Blob>,
-}
-
-/// How a layer's blob is compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// A plain tar stream.
-    None,
-    /// gzip, one member or several.
-    Gzip,
 }
 
 impl Image {
@@ -78,10 +68,7 @@ impl Image {
     pub fn read(content: &dyn Content, descriptor: &Descriptor, platform: &Platform) -> Result<Self> {
         let (_, manifest): (_, ImageManifest) = read_json(content, descriptor, "manifest")?;
         let media_type = manifest.config().media_type().as_ref();
-        if !matches!(
-            media_type,
-            "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
-        ) {
+        if !media_type::is_config(media_type) {
             bail!("config of media type {media_type:?} is not supported: this is not a container image");
         }
         let (config_json, _): (_, ImageConfiguration) = read_json(content, manifest.config(), "config")?;
@@ -133,14 +120,7 @@ impl Image {
 }
 
 fn layer(content: &dyn Content, blob: &Descriptor, diff_id: Digest) -> Result<Layer> {
-    let compression = match blob.media_type().as_ref() {
-        "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
-            Compression::None
-        }
-        "application/vnd.oci.image.layer.v1.tar+gzip"
-        | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Compression::Gzip,
-        other => bail!("media type {other:?} is not supported"),
-    };
+    media_type::check_layer(blob.media_type().as_ref())?;
     let (digest, size) = (Some(digest(blob)?), Some(blob.size()));
-    Ok(Layer { diff_id, digest, size, compression, blob: content.blob(blob)? })
+    Ok(Layer { diff_id, digest, size, blob: content.blob(blob)? })
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
-use oci_spec::image::{Descriptor, ImageIndex, MediaType};
+use oci_spec::image::{Descriptor, ImageIndex};
 
 use super::content::{self, Content, read_json};
+use super::media_type;
 use super::platform::Platform;
 use crate::digest::Digest;
 
@@ -77,14 +78,12 @@ impl Search<'_> {
 
     fn descriptor(&mut self, it: &Descriptor, matched: bool, name: Option<&str>, depth: usize) -> Result<()> {
         let shown = describe(it, name);
-        match it.media_type() {
-            MediaType::ImageIndex => self.nested(it, matched, name, depth),
-            MediaType::Other(t) if t == "application/vnd.docker.distribution.manifest.list.v2+json" => {
-                self.nested(it, matched, name, depth)
-            }
-            MediaType::ImageManifest => self.manifest(it, matched, shown),
-            MediaType::Other(t) if t == "application/vnd.docker.distribution.manifest.v2+json" => {
-                self.manifest(it, matched, shown)
+        match it.media_type().as_ref() {
+            t if media_type::is_index(t) => self.nested(it, matched, name, depth),
+            t if media_type::is_manifest(t) => self.manifest(it, matched, shown),
+            t if media_type::is_schema1(t) => {
+                self.others.push(format!("{shown} of schema 1 (of docker before 1.10), not supported"));
+                Ok(())
             }
             other => {
                 self.others.push(format!("{shown} of media type {other:?}, not supported"));

@@ -7,7 +7,6 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::digest::Digest;
-use crate::image::Compression;
 use crate::testimage::{self, Tar};
 
 fn layout() -> TempDir {
@@ -61,7 +60,6 @@ fn opens_by_path_tag_and_digest() {
     let dir = layout();
     let image = open(name(&dir), &Options::default()).unwrap();
     assert_eq!(image.layers.len(), 2);
-    assert_eq!(image.layers[0].compression, Compression::Gzip);
     for suffix in [":latest".to_owned(), format!("@{}", image.manifest_digest.unwrap())] {
         let again = open(&format!("{}{suffix}", name(&dir)), &Options::default()).unwrap();
         assert_eq!(again.manifest_digest, image.manifest_digest, "{suffix}");
@@ -146,17 +144,23 @@ type Change = fn(&mut Value, &mut Value);
 
 #[test]
 fn what_is_not_supported_is_refused_by_name() {
-    let table: [(Change, &str); 8] = [
+    let table: [(Change, &str); 9] = [
         (
-            |m, _| m["layers"][1]["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar+zstd"),
-            "layer 2 of 2: media type \"application/vnd.oci.image.layer.v1.tar+zstd\" is not supported",
+            |m, _| m["layers"][1]["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar+xz"),
+            "layer 2 of 2: media type \"application/vnd.oci.image.layer.v1.tar+xz\" is not supported",
+        ),
+        (
+            |m, _| {
+                m["layers"][1]["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar+gzip+encrypted");
+            },
+            "layer 2 of 2: it is encrypted (application/vnd.oci.image.layer.v1.tar+gzip+encrypted)",
         ),
         (
             |m, _| {
                 m["layers"][0]["mediaType"] =
                     json!("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip");
             },
-            "foreign",
+            "layer 1 of 2: it is a foreign layer (application/vnd.docker.image.rootfs.foreign.diff.tar.gzip)",
         ),
         (|m, _| m["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json"), "helm"),
         (|m, _| m["layers"][0]["size"] = json!(7), "the manifest says 7"),
@@ -194,5 +198,5 @@ fn dockers_media_types_are_accepted() {
     let mut whole = index(&dir);
     whole["manifests"][0]["mediaType"] = json!("application/vnd.docker.distribution.manifest.v2+json");
     set_index(&dir, &whole);
-    assert_eq!(open(name(&dir), &Options::default()).unwrap().layers[0].compression, Compression::Gzip);
+    open(name(&dir), &Options::default()).unwrap();
 }

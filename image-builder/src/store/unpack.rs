@@ -6,10 +6,10 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
-use flate2::bufread::MultiGzDecoder;
 
+use crate::compression::decompress;
 use crate::digest::{Digest, HashingReader};
-use crate::image::{Compression, Layer, Stream};
+use crate::image::{Layer, Stream};
 
 /// Size of the pieces that go from thread to thread, and of reads.
 const CHUNK: usize = 256 << 10;
@@ -84,12 +84,8 @@ fn inflate(
         inner: blob.take(layer.size.map_or(u64::MAX, |size| size.saturating_add(1))),
         done,
     });
-    let result = match layer.compression {
-        Compression::None => send_all(&mut blob, &full, &empty),
-        Compression::Gzip => {
-            send_all(&mut MultiGzDecoder::new(BufReader::with_capacity(CHUNK, &mut blob)), &full, &empty)
-        }
-    };
+    let result = decompress(BufReader::with_capacity(CHUNK, &mut blob))
+        .and_then(|(_, mut tar)| send_all(&mut tar, &full, &empty));
     drop(full);
     let (digest, size) = blob.finish().context("cannot read its blob")?;
     Ok(Inflated { size, digest, result })
