@@ -64,7 +64,8 @@ impl Compression {
 ///
 /// ```
 /// # use image_builder::{compression::{Compression, decompress}, testimage};
-/// let (compression, stream) = decompress(&testimage::gzip(b"hello")[..])?;
+/// let blob = testimage::gzip(b"hello");
+/// let (compression, stream) = decompress(&blob[..])?;
 /// assert_eq!((compression, std::io::read_to_string(stream)?.as_str()), (Compression::Gzip, "hello"));
 /// # Ok::<(), std::io::Error>(())
 /// ```
