@@ -1,14 +1,18 @@
 //! A program for tests to run inside a containerVM, where busybox cannot do what is to be tried. Static; its first
 //! argument says what to do.
 
+mod tree;
+
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use std::io::IoSlice;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("stdout-in-flight") => stdout_in_flight(),
+        Some("tree") => tree_of(&std::env::args().nth(2).unwrap_or_default()),
         other => {
             eprintln!("probe: unknown: {other:?}");
             ExitCode::FAILURE
@@ -31,4 +35,16 @@ fn stdout_in_flight() -> ExitCode {
     }
     println!("hello");
     ExitCode::from(5)
+}
+
+/// Prints the tree below `root`, see [`tree::list`].
+fn tree_of(root: &str) -> ExitCode {
+    let mut out = std::io::BufWriter::new(std::io::stdout());
+    match tree::list(Path::new(root), &mut out).and_then(|()| std::io::Write::flush(&mut out)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("probe: {root}: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -93,7 +93,8 @@ impl Layer {
         // Linux gives every symbolic link 0777 and lets nobody change it.
         let mode = if matches!(body, Body::Symlink(_)) { 0o777 } else { entry.mode };
         let attributes = Attributes { mode, uid: entry.uid, gid: entry.gid, mtime: entry.mtime };
-        self.tree.insert(&names, attributes, xattr::encode_all(&entry.xattrs)?, body)
+        let xattrs = xattr::encode_all(&entry.xattrs, &body)?;
+        self.tree.insert(&names, attributes, xattrs, body)
     }
 
     fn white_out(&mut self, parents: &[&[u8]], name: &[u8]) -> Result<()> {

@@ -190,7 +190,7 @@ impl<D: ReadAt> Layer<'_, D> {
             return Ok(None);
         }
         let body = self.body(inode)?;
-        let xattrs = xattr::encode_all(&self.reader.xattrs(inode)?)?;
+        let xattrs = xattr::encode_all(&self.reader.xattrs(inode)?, &body)?;
         let id = self.tree.put(dir, name, inode.attributes, xattrs, body)?;
         if inode.links > 1 {
             self.links.insert(inode.nid, id);
@@ -204,8 +204,9 @@ impl<D: ReadAt> Layer<'_, D> {
         let Some(dirs) = self.existing(dirs, name, marks.implied) else {
             let dir = last(dirs)?;
             self.tree.dir(dir)?.children.remove(name);
-            let xattrs = xattr::encode_all(&marks.xattrs)?;
-            let id = self.tree.put(dir, name, inode.attributes, xattrs, Body::Dir(Dir::default()))?;
+            let body = Body::Dir(Dir::default());
+            let xattrs = xattr::encode_all(&marks.xattrs, &body)?;
+            let id = self.tree.put(dir, name, inode.attributes, xattrs, body)?;
             return Ok([dirs, &[id]].concat());
         };
         self.describe(last(&dirs)?, inode, &marks)?;
@@ -228,7 +229,7 @@ impl<D: ReadAt> Layer<'_, D> {
             self.tree.dir(id)?.children.clear();
         }
         if !marks.implied {
-            let xattrs = xattr::encode_all(&marks.xattrs)?;
+            let xattrs = xattr::encode_all(&marks.xattrs, &self.tree.get(id).body)?;
             self.tree.charge(xattrs.len())?;
             let there = self.tree.get_mut(id);
             (there.attributes, there.xattrs) = (inode.attributes, xattrs);

@@ -292,6 +292,27 @@ fn hostile_and_broken_archives_are_refused_by_name() {
             &["user.a", "65,535"],
         ),
         (
+            "long name of an xattr",
+            Tar::new()
+                .pax(&[(&format!("SCHILY.xattr.user.{}", "n".repeat(251)), b"")])
+                .file("x", 0, b"")
+                .finish(),
+            &["\"x\"", "a name of 256 bytes"],
+        ),
+        (
+            "too many xattrs",
+            Tar::new()
+                .pax(
+                    &["user.a", "user.b", "user.c", "security.d"]
+                        .map(|name| format!("SCHILY.xattr.{name}"))
+                        .each_ref()
+                        .map(|key| (key.as_str(), &big[1..])),
+                )
+                .file("x", 0, b"")
+                .finish(),
+            &["\"x\"", "xattrs pass 262136 bytes"],
+        ),
+        (
             "PAX sparse",
             Tar::new()
                 .pax(&[("GNU.sparse.major", b"2"), ("GNU.sparse.minor", b"0")])

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
+use super::tree::Body;
 use crate::tarball::{Xattr, quoted};
 
 /// Size of the header before an inode's entries: a name filter (unused), the count of shared entries (none), padding.
@@ -10,29 +11,57 @@ const HEADER: usize = 12;
 /// Most bytes of entries one inode can have: `i_xattr_icount` counts them in 16 bits, in units of four.
 const MAX_ENTRIES: usize = 4 * (u16::MAX as usize - 1);
 
+const USER: u8 = 1;
+const ACL_ACCESS: u8 = 2;
+const ACL_DEFAULT: u8 = 3;
+const TRUSTED: u8 = 4;
+const SECURITY: u8 = 6;
+
 /// Namespaces with their `e_name_index`, longest first. Linux has no others.
 const PREFIXES: [(&[u8], u8); 5] = [
-    (b"system.posix_acl_default", 3),
-    (b"system.posix_acl_access", 2),
-    (b"security.", 6),
-    (b"trusted.", 4),
-    (b"user.", 1),
+    (b"system.posix_acl_default", ACL_DEFAULT),
+    (b"system.posix_acl_access", ACL_ACCESS),
+    (b"security.", SECURITY),
+    (b"trusted.", TRUSTED),
+    (b"user.", USER),
 ];
 
-/// The entries for `xattrs`, one after another. Names outside the namespaces that Linux knows are left out, as with
-/// `tar -x` and containerd (the kernel answers EOPNOTSUPP to them); so is overlayfs's own `trusted.overlay.`.
+/// The entries for those of `xattrs` that Linux would let `body` have, one after another. What setxattr(2) refuses is left
+/// out, as by `tar -x`: namespaces that it does not know (containerd and umoci leave these out, too), `user.` on anything
+/// but files and directories (xattr(7)), ACLs where there can be none; a symlink that lists an attribute which it does not
+/// then give cannot be copied up by overlayfs. So is overlayfs's own `trusted.overlay.`.
 ///
 /// # Errors
 /// More or larger attributes than EROFS can hold.
-pub fn encode_all(xattrs: &[Xattr]) -> Result<Vec<u8>> {
+pub fn encode_all(xattrs: &[Xattr], body: &Body) -> Result<Vec<u8>> {
     let mut entries = Vec::new();
     for xattr in xattrs.iter().filter(|x| !x.name.starts_with(b"trusted.overlay.")) {
-        if let Some((index, name)) = split(&xattr.name) {
-            encode(index, name, &xattr.value, &mut entries)
+        if let Some((index, name)) = split(&xattr.name)
+            && may_have(body, index)
+        {
+            check_length(&xattr.name)
+                .and_then(|()| encode(index, name, &xattr.value, &mut entries))
                 .with_context(|| format!("xattr {}", quoted(&xattr.name)))?;
         }
     }
     Ok(entries)
+}
+
+/// Linux's XATTR_NAME_MAX counts the namespace, EROFS does not.
+fn check_length(name: &[u8]) -> Result<()> {
+    if name.len() > 255 {
+        bail!("a name of {} bytes (at most 255)", name.len());
+    }
+    Ok(())
+}
+
+fn may_have(body: &Body, index: u8) -> bool {
+    match index {
+        USER => matches!(body, Body::File { .. } | Body::Dir(_)),
+        ACL_ACCESS => !matches!(body, Body::Symlink(_)),
+        ACL_DEFAULT => matches!(body, Body::Dir(_)),
+        _ => true,
+    }
 }
 
 /// overlayfs's mark for a directory that hides what is below it.
@@ -118,7 +147,7 @@ fn encode(index: u8, name: &[u8], value: &[u8], entries: &mut Vec<u8>) -> Result
     if name.contains(&0) {
         bail!("a NUL in its name");
     }
-    let name_length = u8::try_from(name.len()).context("a name of more than 255 bytes")?;
+    let name_length = u8::try_from(name.len())?;
     let value_length = u16::try_from(value.len()).context("a value of more than 65,535 bytes")?;
     entries.extend_from_slice(&[name_length, index]);
     entries.extend_from_slice(&value_length.to_le_bytes());
@@ -147,9 +176,29 @@ mod tests {
     }
 
     #[test]
-    fn marks_of_overlayfs_in_the_archive_are_left_out() {
-        let xattr = |name: &[u8]| Xattr { name: name.to_vec(), value: b"y".to_vec() };
-        assert!(encode_all(&[xattr(b"trusted.overlay.redirect")]).unwrap().is_empty());
-        assert_eq!(encode_all(&[xattr(b"user.a")]).unwrap(), b"\x01\x01\x01\0ay\0\0");
+    fn what_linux_would_not_hold_is_left_out() {
+        let file = || Body::File { block: 0, size: 0 };
+        let encoded = |name: &[u8], body| {
+            encode_all(&[Xattr { name: name.to_vec(), value: b"y".to_vec() }], &body).unwrap()
+        };
+        assert_eq!(encoded(b"user.a", file()), b"\x01\x01\x01\0ay\0\0");
+        let link = || Body::Symlink((*b"x").into());
+        for (name, body) in [
+            (&b"trusted.overlay.redirect"[..], file()),
+            (b"com.apple.provenance", file()),
+            (b"user.a", link()),
+            (b"user.a", Body::Fifo),
+            (b"system.posix_acl_access", link()),
+            (b"system.posix_acl_default", file()),
+        ] {
+            assert!(encoded(name, body).is_empty(), "{}", name.escape_ascii());
+        }
+        for (name, body) in [
+            (&b"trusted.a"[..], link()),
+            (b"security.a", Body::Fifo),
+            (b"system.posix_acl_access", Body::Fifo),
+        ] {
+            assert!(!encoded(name, body).is_empty(), "{}", name.escape_ascii());
+        }
     }
 }

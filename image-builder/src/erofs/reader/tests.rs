@@ -24,7 +24,7 @@ fn everything() -> Vec<u8> {
         .file("empty", 0o600, b"")
         .symlink("short", "d/data")
         .symlink("long", &"t".repeat(4095))
-        .pax(&[("mtime", b"-1.25"), ("SCHILY.xattr.user.a", b"b\0c"), ("SCHILY.xattr.security.x", b"")])
+        .pax(&[("mtime", b"-1.25"), ("SCHILY.xattr.trusted.a", b"b\0c"), ("SCHILY.xattr.security.x", b"")])
         .entry("p", EntryType::Fifo, 0o622, b"", |h| (h.set_uid(70_000), h.set_gid(5)).1)
         .entry("c", EntryType::Char, 0o600, b"", |h| {
             h.set_device_major(4095).and_then(|()| h.set_device_minor(70_000)).unwrap();
@@ -72,7 +72,7 @@ fn what_was_written_is_read() {
     assert_eq!((fifo.attributes.mtime.seconds, fifo.attributes.mtime.nanos), (-2, 750_000_000));
     let xattrs = reader.xattrs(&fifo).unwrap();
     let pairs: Vec<_> = xattrs.iter().map(|x| (x.name.as_slice(), x.value.as_slice())).collect();
-    assert_eq!(pairs, [(&b"user.a"[..], &b"b\0c"[..]), (b"security.x", b"")]);
+    assert_eq!(pairs, [(&b"trusted.a"[..], &b"b\0c"[..]), (b"security.x", b"")]);
     let marks = reader.xattrs(&reader.root().unwrap()).unwrap();
     assert_eq!(marks[0].name, b"trusted.overlay.origin");
 
@@ -97,7 +97,7 @@ impl Victim {
                 .dir("d/sub", 0o755)
                 .file("d/sub/f", 0o644, &[1; 5000])
                 .symlink("s", "target")
-                .pax(&[("SCHILY.xattr.user.a", b"b")])
+                .pax(&[("SCHILY.xattr.trusted.a", b"b")])
                 .entry("p", EntryType::Fifo, 0o644, b"", |_| {}),
         );
         let reader = Reader::open(&disk[..]).unwrap();
