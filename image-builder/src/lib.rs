@@ -5,12 +5,14 @@
 //! - [`store`]: layers as read-only layer disks, by content, shared by all images.
 //! - [`erofs`]: the filesystem on those disks, written in one pass from the layer's tar stream.
 //! - [`verity`]: the hash tree behind it, by which the guest checks what it reads.
+//! - [`extents`]: one disk of pieces of files: an image's layers as one, merged without a copy.
 //! - [`kernel`], [`initramfs`], [`iso`]: what a containerVM boots from, out of a kernel package and tether.
 //! - [`testimage`]: images made from nothing, for tests and for a first run.
 
 pub mod compression;
 pub mod digest;
 pub mod erofs;
+pub mod extents;
 pub mod image;
 pub mod initramfs;
 pub mod iso;

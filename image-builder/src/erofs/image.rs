@@ -40,7 +40,7 @@ struct Place {
 /// # Errors
 /// Those of `output`; a disk beyond 16 TiB.
 pub fn finish<W: Write + Seek>(tree: &Tree, output: Output<W>, uuid: [u8; 16]) -> Result<Summary> {
-    Image::of(tree)?.finish(output, uuid, 0)
+    Image::of(tree)?.finish(output, uuid, [0; 16], 0)
 }
 
 /// Writes a disk of metadata alone: `data_blocks` blocks of file data are to follow it. Files' blocks in `tree` count from
@@ -52,11 +52,12 @@ pub fn finish_before<W: Write + Seek>(
     tree: &Tree,
     output: Output<W>,
     uuid: [u8; 16],
+    label: [u8; 16],
     data_blocks: u32,
 ) -> Result<Summary> {
     let mut image = Image::of(tree)?;
     image.data_block = output.position() / BLOCK + image.meta_length / BLOCK + image.blocks;
-    image.finish(output, uuid, data_blocks)
+    image.finish(output, uuid, label, data_blocks)
 }
 
 struct Image<'a> {
@@ -87,6 +88,7 @@ impl<'a> Image<'a> {
         self,
         mut output: Output<W>,
         uuid: [u8; 16],
+        label: [u8; 16],
         data_blocks: u32,
     ) -> Result<Summary> {
         let meta_block = output.next_block()?;
@@ -94,6 +96,7 @@ impl<'a> Image<'a> {
         let blocks = output.next_block()?.checked_add(data_blocks);
         let sb = Superblock {
             uuid,
+            label,
             blocks: blocks.context("the disk passes 16 TiB, the most EROFS can address")?,
             meta_block,
             root_nid: u16::try_from(self.places[ROOT].nid).context("the root comes first")?,

@@ -92,7 +92,8 @@ impl Layout {
     }
 }
 
-/// Writes the metadata of the merged disk to `out`, from position 0 on. In the summary the length is the whole disk's: that of
+/// Writes the metadata of the merged disk to `out`, from position 0 on; `uuid` and `label` (ASCII, zeros after it) are its
+/// superblock's. In the summary the length is the whole disk's: that of
 /// the metadata is less by [`Layout::length`].
 ///
 /// # Errors
@@ -110,7 +111,7 @@ impl Layout {
 /// let upper = disk(Tar::new().whiteout("a"), 2)?;
 /// let layers = [Reader::open(&lower)?, Reader::open(&upper)?];
 /// let mut merged = std::io::Cursor::new(Vec::new());
-/// merge(&layers, [3; 16], &mut merged)?;
+/// merge(&layers, [3; 16], *b"two layers......", &mut merged)?;
 ///
 /// let mut merged = merged.into_inner();
 /// for part in Layout::new(&layers.each_ref().map(|layer| *layer.superblock()))?.parts {
@@ -121,7 +122,12 @@ impl Layout {
 /// assert_eq!(std::io::read_to_string(reader.data(&reader.find(b"b")?.unwrap())?)?, "2");
 /// # Ok::<(), anyhow::Error>(())
 /// ```
-pub fn merge<D: ReadAt>(layers: &[Reader<D>], uuid: [u8; 16], out: impl Write + Seek) -> Result<Summary> {
+pub fn merge<D: ReadAt>(
+    layers: &[Reader<D>],
+    uuid: [u8; 16],
+    label: [u8; 16],
+    out: impl Write + Seek,
+) -> Result<Summary> {
     let superblocks: Vec<_> = layers.iter().map(|layer| *layer.superblock()).collect();
     let layout = Layout::new(&superblocks)?;
     let mut tree = Tree::default();
@@ -130,7 +136,7 @@ pub fn merge<D: ReadAt>(layers: &[Reader<D>], uuid: [u8; 16], out: impl Write + 
         let layer = Layer { tree: &mut tree, reader, start, links: HashMap::new(), lowest: number == 0 };
         layer.apply().with_context(|| format!("layer {} of {}", number + 1, layers.len()))?;
     }
-    image::finish_before(&tree, Output::new(out, WriteOptions::MAX_SIZE)?, uuid, layout.blocks)
+    image::finish_before(&tree, Output::new(out, WriteOptions::MAX_SIZE)?, uuid, label, layout.blocks)
 }
 
 /// One layer on its way onto the tree of those below it.

@@ -17,6 +17,8 @@ const MTIME: u32 = 2;
 pub struct Superblock {
     /// Filesystem UUID.
     pub uuid: [u8; 16],
+    /// Volume name, padded with zeros.
+    pub label: [u8; 16],
     /// Length of the filesystem, in blocks.
     pub blocks: u32,
     /// First block of the inodes; a nid counts 32-byte slots from its start.
@@ -31,7 +33,7 @@ impl Superblock {
     /// Block 0 of the disk.
     pub fn encode(&self) -> Vec<u8> {
         let mut block = vec![0; BLOCK_SIZE];
-        let fields: [(usize, &[u8]); 8] = [
+        let fields: [(usize, &[u8]); 9] = [
             (0, &MAGIC.to_le_bytes()),
             (8, &(CHECKSUM | MTIME).to_le_bytes()),
             (12, &[12]), // log2 of the block size
@@ -40,6 +42,7 @@ impl Superblock {
             (36, &self.blocks.to_le_bytes()),
             (40, &self.meta_block.to_le_bytes()),
             (48, &self.uuid),
+            (64, &self.label),
         ];
         for (offset, value) in fields {
             block[OFFSET + offset..][..value.len()].copy_from_slice(value);
@@ -70,6 +73,7 @@ impl Superblock {
         }
         Ok(Self {
             uuid: sb[48..64].try_into().context("a field of 16 bytes")?,
+            label: sb[64..80].try_into().context("a field of 16 bytes")?,
             blocks: u32_at(36)?,
             meta_block: u32_at(40)?,
             root_nid: u16::from_le_bytes([sb[14], sb[15]]),
@@ -101,7 +105,14 @@ mod tests {
 
     #[test]
     fn decode_gives_back_and_notices_damage() {
-        let sb = Superblock { uuid: [9; 16], blocks: 77, meta_block: 5, root_nid: 2, inodes: 12 };
+        let sb = Superblock {
+            uuid: [9; 16],
+            label: *b"sixteen letters.",
+            blocks: 77,
+            meta_block: 5,
+            root_nid: 2,
+            inodes: 12,
+        };
         let block: [u8; 4096] = sb.encode().try_into().unwrap();
         assert_eq!(Superblock::decode(&block).unwrap(), sb);
         for at in [1024, 1024 + 36, 1024 + 48, 4095] {

@@ -1,6 +1,9 @@
 //! The store of layer disks, shared by all images and by all processes at once.
 //!
-//! A layer's disk is `DIR/layers/sha256/<hex of the diffID>.erofs`. Promises:
+//! A layer's disk is `DIR/layers/sha256/<hex of the diffID>.erofs`.
+//! Of a chain of layers, the metadata that make one disk of them is `DIR/chains/sha256/<hex of the chainID>.erofs`.
+//!
+//! Promises:
 //! - A disk is a filesystem and its hash tree (see [`verity`]).
 //! - A name in the store is always a whole disk: it is written without a name (`O_TMPFILE`), synced, and linked in only
 //!   when the blob's size and digest and the diffID agree with the image. After a kill at any moment there is nothing.
@@ -18,9 +21,11 @@ use crate::erofs::{self, superblock::Superblock};
 use crate::image::Layer;
 use crate::verity;
 
+mod chain;
 mod pending;
 mod unpack;
 
+pub use chain::{ChainDisk, chain_id};
 use pending::PendingFile;
 use unpack::unpack;
 
@@ -43,6 +48,7 @@ pub struct LayerDisk {
 #[derive(Clone, Debug)]
 pub struct LayerStore {
     layers: PathBuf,
+    chains: PathBuf,
 }
 
 /// Where the store is unless the user says: `$CONTAINERVM_STORE`, else `$XDG_DATA_HOME/containervm`, else
@@ -66,10 +72,12 @@ impl LayerStore {
     /// # Errors
     /// The folder cannot be made.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        let layers = dir.as_ref().join("layers/sha256");
-        std::fs::create_dir_all(&layers)
-            .with_context(|| format!("cannot make the store {}", layers.display()))?;
-        Ok(Self { layers })
+        let [layers, chains] = ["layers/sha256", "chains/sha256"].map(|name| dir.as_ref().join(name));
+        for folder in [&layers, &chains] {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("cannot make the store {}", folder.display()))?;
+        }
+        Ok(Self { layers, chains })
     }
 
     /// The disk of `layer`: the one in the store, or a new one. `progress` is told the blob's bytes done, and all of

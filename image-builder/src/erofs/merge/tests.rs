@@ -17,7 +17,7 @@ fn disk(tar: Tar, uuid: u8) -> Vec<u8> {
 fn merged(layers: &[Vec<u8>]) -> Result<Vec<u8>> {
     let readers = layers.iter().map(Reader::open).collect::<Result<Vec<_>>>()?;
     let mut disk = Cursor::new(Vec::new());
-    let summary = merge(&readers, [0xcc; 16], &mut disk)?;
+    let summary = merge(&readers, [0xcc; 16], *b"label\0\0\0\0\0\0\0\0\0\0\0", &mut disk)?;
     let mut disk = disk.into_inner();
     let superblocks: Vec<_> = readers.iter().map(|reader| *reader.superblock()).collect();
     for part in Layout::new(&superblocks)?.parts {
@@ -288,8 +288,14 @@ fn repeated_layers_stand_on_the_disk_once() {
 
 #[test]
 fn what_is_too_large_or_damaged_is_refused() {
-    let huge =
-        |uuid| Superblock { uuid: [uuid; 16], blocks: u32::MAX, meta_block: 1 << 31, root_nid: 2, inodes: 1 };
+    let huge = |uuid| Superblock {
+        uuid: [uuid; 16],
+        label: [0; 16],
+        blocks: u32::MAX,
+        meta_block: 1 << 31,
+        root_nid: 2,
+        inodes: 1,
+    };
     Layout::new(&[huge(1), huge(1)]).unwrap();
     let error = format!("{:#}", Layout::new(&[huge(1), huge(2), huge(3)]).unwrap_err());
     assert!(error.contains("with layer 3 of 3, the image passes 16 TiB"), "{error}");
