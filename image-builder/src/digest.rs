@@ -64,6 +64,26 @@ impl FromStr for Digest {
     }
 }
 
+/// Computes the digest of all that it is given, and counts the bytes.
+#[derive(Default)]
+pub struct Hasher {
+    hash: Sha256,
+    count: u64,
+}
+
+impl Hasher {
+    /// Takes in `bytes`.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes);
+        self.count += bytes.len() as u64;
+    }
+
+    /// The digest of all bytes, and their count.
+    pub fn finish(self) -> (Digest, u64) {
+        (Digest(self.hash.finalize().into()), self.count)
+    }
+}
+
 /// Passes reads through to `R` and keeps the digest and the count of what went by.
 pub struct HashingReader<R> {
     inner: R,

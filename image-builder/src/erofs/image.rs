@@ -10,6 +10,7 @@ use super::superblock::Superblock;
 use super::tree::{Body, Id, ROOT, Tree};
 use super::xattr::{self, Marks};
 use super::{BLOCK, BLOCK_SIZE, Summary};
+use crate::tarball::DataSink;
 
 /// `erofs_inode_extended`.
 pub const INODE: usize = 64;

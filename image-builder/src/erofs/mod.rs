@@ -91,9 +91,22 @@ pub fn write_layer(
     options: impl Into<WriteOptions>,
     out: impl Write + Seek,
 ) -> Result<Summary> {
+    write_layer_recorded(tar, options, out, None)
+}
+
+/// [`write_layer`], with a `record` of where on the disk each file's data stand, and of the stream's other bytes.
+///
+/// # Errors
+/// As [`write_layer`], and the record's.
+pub fn write_layer_recorded(
+    tar: impl Read,
+    options: impl Into<WriteOptions>,
+    out: impl Write + Seek,
+    record: Option<&mut dyn tarball::Record>,
+) -> Result<Summary> {
     let WriteOptions { uuid, max_size } = options.into();
     let mut output = output::Output::new(out, max_size)?;
-    let tree = layer::read(&mut tarball::Reader::new(tar), &mut output)?;
+    let tree = layer::read(&mut tarball::Reader::new(tar, record), &mut output)?;
     image::finish(&tree, output, uuid)
 }
 

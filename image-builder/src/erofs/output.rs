@@ -28,11 +28,6 @@ impl<W: Write + Seek> Output<W> {
         Ok(output)
     }
 
-    /// Bytes written so far.
-    pub fn position(&self) -> u64 {
-        self.flushed + self.filled as u64
-    }
-
     /// Number of the block that the next byte goes to.
     ///
     /// # Errors
@@ -98,6 +93,11 @@ impl<W: Write + Seek> DataSink for Output<W> {
     fn filled(&mut self, n: usize) -> Result<()> {
         self.filled += n;
         Ok(())
+    }
+
+    /// Bytes written so far.
+    fn position(&self) -> u64 {
+        self.flushed + self.filled as u64
     }
 
     /// Long holes are left out of the file: they take no room on the host.

@@ -9,7 +9,10 @@ use super::*;
 use crate::testimage::Tar;
 
 fn tree(tar: &[u8]) -> Result<Tree> {
-    layer::read(&mut tarball::Reader::new(tar), &mut output::Output::new(Cursor::new(Vec::new()), 1 << 30)?)
+    layer::read(
+        &mut tarball::Reader::new(tar, None),
+        &mut output::Output::new(Cursor::new(Vec::new()), 1 << 30)?,
+    )
 }
 
 fn id(tree: &mut Tree, path: &str) -> Option<Id> {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
+use super::folder::retry;
 use super::pending::PendingFile;
 use super::{LayerDisk, LayerStore};
 use crate::digest::Digest;
@@ -76,12 +77,12 @@ impl LayerStore {
         layers: &[Reader<&File>],
         layout: &Layout,
     ) -> Result<File> {
-        let path = self.chains.join(format!("{}.erofs", chain_id.hex()));
+        let path = self.folder.chains().join(format!("{}.erofs", chain_id.hex()));
         for _ in 0..3 {
             if let Some(file) = find(&path, chain_id, label, layout)? {
                 return Ok(file);
             }
-            let mut pending = PendingFile::create_in(&self.chains)?;
+            let mut pending = PendingFile::create_in(&self.folder.chains())?;
             merge(layers, chain_id.uuid(), label, pending.file())?;
             pending.publish(&path)?;
         }
@@ -94,10 +95,10 @@ impl LayerStore {
     /// # Errors
     /// The folder cannot be read or written to.
     pub fn prune_chains(&self, kept: &HashSet<Digest>) -> Result<u64> {
-        let context = || format!("cannot read {}", self.chains.display());
+        let context = || format!("cannot read {}", self.folder.chains().display());
         let kept: HashSet<_> = kept.iter().map(|chain_id| format!("{}.erofs", chain_id.hex())).collect();
         let mut freed = 0;
-        for entry in std::fs::read_dir(&self.chains).with_context(context)? {
+        for entry in std::fs::read_dir(self.folder.chains()).with_context(context)? {
             let entry = entry.with_context(context)?;
             let name = entry.file_name().to_string_lossy().into_owned();
             // What has no such name is not whole yet.
@@ -141,8 +142,10 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 fn open(layer: &LayerDisk) -> Result<Arc<File>> {
-    let file = File::open(&layer.path);
-    file.map(Arc::new).with_context(|| format!("cannot open layer disk {}", layer.path.display()))
+    let file = File::open(&layer.path)
+        .with_context(|| format!("cannot open layer disk {}", layer.path.display()))?;
+    retry(|| file.lock_shared()).with_context(|| format!("cannot lock {}", layer.path.display()))?;
+    Ok(Arc::new(file))
 }
 
 /// 16 hex digits that tell these layer disks from all others, be it of the same layers.

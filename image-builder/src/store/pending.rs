@@ -7,16 +7,21 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use nix::fcntl::AtFlags;
 use nix::unistd::linkat;
 use tempfile::NamedTempFile;
 
+use super::folder::retry;
+
 /// Layer disks are never written again.
 const MODE: u32 = 0o444;
 
-/// A file being written. Dropped without [`PendingFile::publish`], nothing of it stays.
+/// What files that are being written are called, where they must have a name.
+pub const PREFIX: &str = ".pending-";
+
+/// A file being written, with a shared flock on it as long as it is open. Dropped without being published, nothing of it
+/// stays.
 pub enum PendingFile {
     /// It has no name at all (`O_TMPFILE`): not even `kill -9` leaves anything.
     Unnamed(File),
@@ -39,11 +44,13 @@ impl PendingFile {
             }
             other => other.map(Self::Unnamed),
         };
-        created.with_context(|| format!("cannot make a file in {}", dir.display()))
+        let mut created = created.with_context(|| format!("cannot make a file in {}", dir.display()))?;
+        retry(|| created.file().lock_shared()).context("cannot lock a new file")?;
+        Ok(created)
     }
 
     fn named_in(dir: &Path) -> io::Result<Self> {
-        let file = tempfile::Builder::new().prefix(".pending-").tempfile_in(dir)?;
+        let file = tempfile::Builder::new().prefix(PREFIX).tempfile_in(dir)?;
         file.as_file().set_permissions(Permissions::from_mode(MODE))?;
         Ok(Self::Named(file))
     }
@@ -57,29 +64,64 @@ impl PendingFile {
     }
 
     /// Syncs the file and gives it the name `path`. If the name is taken, another process was first: that is fine, for
-    /// the same layer gives the same bytes.
+    /// the same layer gives the same bytes. The file is given back open, and so locked.
     ///
     /// # Errors
     /// The sync or the link fails.
-    pub fn publish(mut self, path: &Path) -> Result<()> {
-        let dir = path.parent().context("a file's path has a folder")?;
-        self.file().sync_all().with_context(|| format!("cannot sync {}", path.display()))?;
-        let linked = match self {
-            Self::Unnamed(file) => link(&file, path).map_err(io::Error::from),
-            Self::Named(file) => file.persist_noclobber(path).map(drop).map_err(|e| e.error),
+    pub fn publish(self, path: &Path) -> Result<File> {
+        let (file, linked) = match self.synced(path)? {
+            Self::Unnamed(file) => {
+                let linked = link(&file, path);
+                (file, linked)
+            }
+            Self::Named(named) => match named.persist_noclobber(path) {
+                Ok(file) => (file, Ok(())),
+                Err(e) => (e.file.reopen()?, Err(e.error)),
+            },
         };
         match linked {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             other => other.with_context(|| format!("cannot link {}", path.display()))?,
         }
-        File::open(dir).and_then(|d| d.sync_all()).with_context(|| format!("cannot sync {}", dir.display()))
+        sync_dir_of(path)?;
+        Ok(file)
+    }
+
+    /// Syncs the file and gives it the name `path`, in the place of what has that name. The folder is not synced.
+    ///
+    /// # Errors
+    /// The sync or the rename fails.
+    pub fn replace(self, path: &Path) -> Result<()> {
+        let renamed = match self.synced(path)? {
+            Self::Unnamed(file) => {
+                let dir = path.parent().context("a file's path has a folder")?;
+                let linked = tempfile::Builder::new().prefix(PREFIX).make_in(dir, |at| link(&file, at));
+                linked.and_then(|named| named.persist(path).map(drop).map_err(|e| e.error))
+            }
+            Self::Named(named) => named.persist(path).map(drop).map_err(|e| e.error),
+        };
+        renamed.with_context(|| format!("cannot make {}", path.display()))
+    }
+
+    fn synced(mut self, path: &Path) -> Result<Self> {
+        self.file().sync_all().with_context(|| format!("cannot sync {}", path.display()))?;
+        Ok(self)
     }
 }
 
+/// Makes names in the folder of `path` last.
+///
+/// # Errors
+/// The folder cannot be synced.
+pub fn sync_dir_of(path: &Path) -> Result<()> {
+    let dir = path.parent().context("a file's path has a folder")?;
+    File::open(dir).and_then(|d| d.sync_all()).with_context(|| format!("cannot sync {}", dir.display()))
+}
+
 /// By way of /proc: AT_EMPTY_PATH would need CAP_DAC_READ_SEARCH (open(2), "O_TMPFILE").
-fn link(file: &File, path: &Path) -> Result<(), Errno> {
+fn link(file: &File, path: &Path) -> io::Result<()> {
     let proc = format!("/proc/self/fd/{}", file.as_raw_fd());
-    linkat(AT_FDCWD, proc.as_str(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW)
+    Ok(linkat(AT_FDCWD, proc.as_str(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW)?)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ mod pax;
 mod reader;
 mod sparse;
 
-pub use reader::{DataSink, Entry, Kind, Mtime, Reader, Xattr};
+pub use reader::{DataSink, Entry, Kind, Mtime, Reader, Record, Xattr};
 
 /// A name as messages show it: in quotes, with escapes for what is not printable ASCII.
 pub fn quoted(name: &[u8]) -> String {

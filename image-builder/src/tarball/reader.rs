@@ -88,8 +88,9 @@ pub struct Entry {
 }
 
 /// Reads entries from `R`.
-pub struct Reader<R> {
+pub struct Reader<'a, R> {
     inner: R,
+    record: Option<&'a mut dyn Record>,
     /// Stream position in bytes, for messages.
     position: u64,
     /// Data bytes of the current entry not yet read.
@@ -99,10 +100,10 @@ pub struct Reader<R> {
     sparse: Option<SparseMap>,
 }
 
-impl<R: Read> Reader<R> {
-    /// A reader at the start of an archive.
-    pub fn new(inner: R) -> Self {
-        Self { inner, position: 0, left: 0, padding: 0, sparse: None }
+impl<'a, R: Read> Reader<'a, R> {
+    /// A reader at the start of an archive. `record` is told what becomes of the stream, byte for byte.
+    pub fn new(inner: R, record: Option<&'a mut dyn Record>) -> Self {
+        Self { inner, record, position: 0, left: 0, padding: 0, sparse: None }
     }
 
     /// The next entry; `None` at the end mark (two zero blocks) or at the end of the stream. What was not read of the
@@ -163,6 +164,9 @@ impl<R: Read> Reader<R> {
     }
 
     fn copy(&mut self, mut length: u64, sink: &mut impl DataSink) -> Result<()> {
+        if let Some(record) = &mut self.record {
+            record.data(sink.position(), length)?;
+        }
         while length > 0 {
             let buffer = sink.buffer()?;
             let want = usize::try_from(length).unwrap_or(usize::MAX).min(buffer.len());
@@ -202,6 +206,9 @@ impl<R: Read> Reader<R> {
             }
         }
         self.position += BLOCK as u64;
+        if let Some(record) = &mut self.record {
+            record.literal(&block)?;
+        }
         Ok(Some(block))
     }
 
@@ -214,6 +221,9 @@ impl<R: Read> Reader<R> {
             match read_some(&mut self.inner, &mut scrap[..want])? {
                 0 => bail!("the archive is truncated at byte {}", self.position),
                 n => {
+                    if let Some(record) = &mut self.record {
+                        record.literal(&scrap[..n])?;
+                    }
                     rest -= n as u64;
                     self.position += n as u64;
                 }
@@ -237,6 +247,9 @@ impl<R: Read> Reader<R> {
         }
         let mut data = vec![0; usize::try_from(size)?];
         self.inner.read_exact(&mut data).context("cannot read the extended header")?;
+        if let Some(record) = &mut self.record {
+            record.literal(&data)?;
+        }
         self.position += data.len() as u64;
         self.expect_data(data.len() as u64)?;
         self.left = 0;
@@ -308,6 +321,16 @@ pub trait DataSink {
     fn filled(&mut self, n: usize) -> Result<()>;
     /// The next `length` bytes are zeros.
     fn hole(&mut self, length: u64) -> Result<()>;
+    /// Where the next byte goes.
+    fn position(&self) -> u64;
+}
+
+/// Is told what becomes of every byte of the stream, in order, up to the archive's end mark.
+pub trait Record {
+    /// `bytes` are the archive's own: headers, padding, data that the sink was not given.
+    fn literal(&mut self, bytes: &[u8]) -> Result<()>;
+    /// The next `length` bytes go to the sink's positions from `at` on.
+    fn data(&mut self, at: u64, length: u64) -> Result<()>;
 }
 
 fn read_some(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {

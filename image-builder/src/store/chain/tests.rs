@@ -53,7 +53,7 @@ fn made_once_and_anew_for_other_disks() {
     assert_ne!(inode(&again), inode(&disk));
     assert_eq!(read(&again, "a"), "3");
 
-    let path = store.chains.join(format!("{}.erofs", disk.chain_id.hex()));
+    let path = store.folder.chains().join(format!("{}.erofs", disk.chain_id.hex()));
     fs::remove_file(&path).unwrap();
     fs::write(&path, [0; 8192]).unwrap();
     assert_eq!(read(&store.chain_disk(&disks).unwrap(), "a"), "3", "rubbish is replaced");
@@ -65,7 +65,7 @@ fn a_single_layer_is_its_own_disk() {
     let (store, disks) = store(dir.path(), vec![file("a", "1")]);
     let disk = store.chain_disk(&disks).unwrap();
     assert_eq!((read(&disk, "a"), disk.uuid), ("1".to_owned(), disks[0].uuid));
-    assert_eq!(fs::read_dir(&store.chains).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(store.folder.chains()).unwrap().count(), 0);
     assert!(format!("{:#}", store.chain_disk(&[]).unwrap_err()).contains("no layers"));
 }
 
@@ -74,9 +74,9 @@ fn pruned_chains_are_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let (store, disks) = store(dir.path(), vec![file("a", "1"), file("b", "2"), file("c", "3")]);
     let [three, two] = [&disks[..], &disks[..2]].map(|disks| store.chain_disk(disks).unwrap());
-    fs::write(store.chains.join(".pending-x"), "being written").unwrap();
+    fs::write(store.folder.chains().join(".pending-x"), "being written").unwrap();
     assert!(store.prune_chains(&HashSet::from([two.chain_id])).unwrap() >= 4096);
-    assert_eq!(fs::read_dir(&store.chains).unwrap().count(), 2);
+    assert_eq!(fs::read_dir(store.folder.chains()).unwrap().count(), 2);
     assert_eq!(read(&three, "c"), "3", "who has it open keeps it");
     assert_eq!(read(&store.chain_disk(&disks).unwrap(), "c"), "3");
 }
