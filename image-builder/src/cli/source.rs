@@ -13,6 +13,9 @@ pub struct Source {
     /// The platform to choose where there are several, as in linux/arm64/v8
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", default_value_t)]
     platform: Platform,
+    /// Of the registry, take plain http where it has no https, and do not check its certificate (always so on loopback addresses)
+    #[arg(long)]
+    insecure: bool,
 }
 
 impl Source {
@@ -21,6 +24,7 @@ impl Source {
         let options = Options {
             platform: self.platform.clone(),
             spool: Some(common.store_dir()?),
+            insecure: self.insecure,
             ..Options::default()
         };
         source::open(&self.image, &options)

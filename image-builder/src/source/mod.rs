@@ -9,6 +9,7 @@ use crate::image::{Image, Platform};
 mod layout;
 mod name;
 mod reference;
+mod registry;
 
 pub use layout::{BlobFile, Layout};
 pub use name::{DOCKER_HUB, Name};
@@ -24,6 +25,8 @@ pub struct Options {
     pub spool: Option<PathBuf>,
     /// The most bytes of such a file, and of what archives unpack to.
     pub max_size: u64,
+    /// Of a registry, take plain http where it has no https, and any certificate. Loopback addresses need no such leave.
+    pub insecure: bool,
 }
 
 impl Options {
@@ -33,7 +36,7 @@ impl Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { platform: Platform::default(), spool: None, max_size: Self::MAX_SIZE }
+        Self { platform: Platform::default(), spool: None, max_size: Self::MAX_SIZE, insecure: false }
     }
 }
 
@@ -54,11 +57,7 @@ pub fn open(reference: &str, options: &Options) -> Result<Image> {
                 "archives are not supported, only OCI image layout folders (made by: skopeo copy docker://NAME oci:DIR)"
             )
         }
-        Reference::Name(name) => {
-            bail!(
-                "registries are not supported, and there is no such folder (an image of {name}: skopeo copy docker://{name} oci:DIR)"
-            )
-        }
+        Reference::Name(name) => registry::open(&name, &options.platform, options.insecure),
     };
     open().with_context(|| format!("image {reference:?}"))
 }
