@@ -12,7 +12,11 @@ use image_builder::store;
 use serde::Serialize;
 
 pub mod build;
+pub mod cat;
+pub mod diff;
 pub mod inspect;
+pub mod ls;
+mod names;
 mod progress;
 mod source;
 
@@ -35,7 +39,14 @@ impl Common {
 
     /// A line on stdout: `value` as JSON if that was asked for, else `text`.
     pub fn print(&self, text: &str, value: &impl Serialize) -> Result<()> {
-        if self.json { print(&serde_json::to_string(value)?) } else { print(text) }
+        self.print_bytes(text.as_bytes(), value)
+    }
+
+    /// As [`Common::print`], of text that names of files make something else than UTF-8.
+    pub fn print_bytes(&self, text: &[u8], value: &impl Serialize) -> Result<()> {
+        let mut line = if self.json { serde_json::to_vec(value)? } else { text.to_vec() };
+        line.push(b'\n');
+        std::io::stdout().write_all(&line).context("cannot write to stdout")
     }
 }
 

@@ -4,6 +4,7 @@
 //! version                           of this form: 1
 //! lock                              flock: see below
 //! layers/sha256/HEX.erofs           a layer's disk, with its hash tree; HEX is the diffID
+//! layers/sha256/HEX.ext4            the same tree as ext4, where that was asked for ([`LayerFs`])
 //! layers/sha256/HEX.tarsplit        its recipe: what of the tar stream is not on the disk
 //! chains/sha256/HEX.erofs           the metadata that make one disk of a chain of layers ([`ChainDisk`]); HEX is the chainID
 //! .../.pending-*                    being written, where files without a name are not to be had
@@ -25,6 +26,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 mod chain;
+mod ext4;
 mod folder;
 mod layers;
 mod pending;
@@ -32,6 +34,7 @@ mod recipe;
 mod unpack;
 
 pub use chain::{ChainDisk, chain_id};
+pub use ext4::LayerFs;
 pub use layers::{HeldLayer, LayerDisk, LayerStore};
 
 /// Where the store is unless the user says: `$CONTAINERVM_STORE`, else `$XDG_DATA_HOME/containervm`, else

@@ -215,3 +215,25 @@ fn a_damaged_recipe_is_an_error_and_no_panic() {
         assert!(at + 8 > good.len() || rebuild(&good[..at]).map_or(true, |out| out != tar()), "cut at {at}");
     }
 }
+
+#[test]
+fn ext4_stands_beside_erofs() {
+    let it = fixture(&tar(), &testimage::gzip(&tar()));
+    let erofs = it.build().unwrap();
+    let build = || it.store.layer_disk_as(erofs.clone(), LayerFs::Ext4).unwrap();
+    let disk = build();
+    assert_eq!(disk.path, erofs.path.with_extension("ext4"));
+    assert_eq!((disk.uuid, disk.diff_id), (erofs.uuid, erofs.diff_id));
+    let bytes = fs::read(&disk.path).unwrap();
+    assert_eq!(disk.length, bytes.len() as u64);
+    assert_eq!(verity::check(&File::open(&disk.path).unwrap(), &disk.verity.root_hash).unwrap(), None);
+    let inode = || fs::metadata(&disk.path).unwrap().ino();
+    let first = inode();
+    assert_eq!((build(), inode()), (disk.clone(), first), "the disk in the store is used");
+    for damaged in [&bytes[..bytes.len() - 4096], b"", &fs::read(&erofs.path).unwrap()] {
+        fs::remove_file(&disk.path).unwrap();
+        fs::write(&disk.path, damaged).unwrap();
+        assert_eq!(build(), disk);
+        assert!(fs::read(&disk.path).unwrap() == bytes);
+    }
+}
