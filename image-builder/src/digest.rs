@@ -1,9 +1,9 @@
-//! SHA-256 digests: content addresses as the OCI image-spec writes them, and a reader that computes one.
+//! SHA-256 digests: content addresses as the OCI image-spec writes them, and what computes one from a stream.
 //!
 //! Promise: a [`Digest`] that exists is well formed, so its hex form is safe to use as a file name.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, Write};
 use std::str::FromStr;
 
 use anyhow::{Context, bail};
@@ -84,41 +84,14 @@ impl Hasher {
     }
 }
 
-/// Passes reads through to `R` and keeps the digest and the count of what went by.
-pub struct HashingReader<R> {
-    inner: R,
-    hash: Sha256,
-    count: u64,
-}
-
-impl<R: Read> HashingReader<R> {
-    /// A reader over `inner` that has seen nothing yet.
-    pub fn new(inner: R) -> Self {
-        Self { inner, hash: Sha256::new(), count: 0 }
+impl Write for Hasher {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.update(bytes);
+        Ok(bytes.len())
     }
 
-    /// Bytes read so far.
-    pub fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// Reads what is left, then gives the digest of all bytes and their count.
-    ///
-    /// # Errors
-    /// Those of the inner reader.
-    pub fn finish(mut self) -> io::Result<(Digest, u64)> {
-        let mut scrap = vec![0; 64 << 10];
-        while self.read(&mut scrap)? > 0 {}
-        Ok((Digest(self.hash.finalize().into()), self.count))
-    }
-}
-
-impl<R: Read> Read for HashingReader<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buf)?;
-        self.hash.update(&buf[..n]);
-        self.count += n as u64;
-        Ok(n)
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -140,9 +113,10 @@ mod tests {
     }
 
     #[test]
-    fn reader_hashes_the_unread_rest_too() {
-        let mut reader = HashingReader::new(&b"hello world"[..]);
-        reader.read_exact(&mut [0; 5]).unwrap();
-        assert_eq!(reader.finish().unwrap(), (Digest::of(b"hello world"), 11));
+    fn pieces_hash_as_the_whole() {
+        let mut hasher = Hasher::default();
+        hasher.write_all(b"hello ").unwrap();
+        hasher.update(b"world");
+        assert_eq!(hasher.finish(), (Digest::of(b"hello world"), 11));
     }
 }

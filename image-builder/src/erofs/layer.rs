@@ -21,7 +21,7 @@
 //! the root, or in circles, is refused all the same.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Seek, Write};
+use std::io::{BufRead, Seek, Write};
 
 use anyhow::{Context, Result, bail};
 
@@ -41,7 +41,7 @@ const PLINKS: &[u8] = b".wh..wh.plnk";
 ///
 /// # Errors
 /// Of the archive and of `output`; entries that cannot be, each named.
-pub fn read<R: Read, W: Write + Seek>(archive: &mut Reader<R>, output: &mut Output<W>) -> Result<Tree> {
+pub fn read<R: BufRead, W: Write + Seek>(archive: &mut Reader<R>, output: &mut Output<W>) -> Result<Tree> {
     let mut layer = Layer::default();
     while let Some(entry) = archive.next_entry()? {
         let shown = || format!("tar entry {}", quoted(&entry.path));
@@ -61,7 +61,7 @@ struct Layer {
 }
 
 impl Layer {
-    fn add<R: Read, W: Write + Seek>(
+    fn add<R: BufRead, W: Write + Seek>(
         &mut self,
         entry: &Entry,
         archive: &mut Reader<R>,
@@ -158,7 +158,7 @@ impl Layer {
 }
 
 /// The inode's body for all kinds but hard links; a file's data go to the disk.
-fn body<R: Read, W: Write + Seek>(
+fn body<R: BufRead, W: Write + Seek>(
     kind: &Kind,
     archive: &mut Reader<R>,
     output: &mut Output<W>,

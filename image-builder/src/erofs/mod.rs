@@ -17,7 +17,7 @@
 //! - The same archive gives the same bytes: nothing comes from the clock, the machine or a hash's order.
 //! - Memory grows with the entries, never with file contents, and is bounded ([`tree::MAX_METADATA`]).
 
-use std::io::{Read, Seek, Write};
+use std::io::{BufRead, Seek, Write};
 
 use anyhow::Result;
 
@@ -87,7 +87,7 @@ pub struct Summary {
 /// # Ok::<(), anyhow::Error>(())
 /// ```
 pub fn write_layer(
-    tar: impl Read,
+    tar: impl BufRead,
     options: impl Into<WriteOptions>,
     out: impl Write + Seek,
 ) -> Result<Summary> {
@@ -99,7 +99,7 @@ pub fn write_layer(
 /// # Errors
 /// As [`write_layer`], and the record's.
 pub fn write_layer_recorded(
-    tar: impl Read,
+    tar: impl BufRead,
     options: impl Into<WriteOptions>,
     out: impl Write + Seek,
     record: Option<&mut dyn tarball::Record>,

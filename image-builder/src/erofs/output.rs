@@ -7,14 +7,14 @@ use anyhow::{Context, Result, bail};
 use super::BLOCK;
 use crate::tarball::DataSink;
 
-/// Large enough that system calls do not show, small enough to stay in the processor's cache.
+/// What is written at once: all writes but the last are of this size and at multiples of it, so that the kernel can take
+/// large pages for them. Large enough that system calls do not show, small enough to stay in the processor's cache.
 const BUFFER: usize = 256 << 10;
 
 /// Buffers writes to `W` and knows where they land.
 pub struct Output<W> {
     out: W,
     buffer: Vec<u8>,
-    filled: usize,
     /// Position of the buffer's start, in bytes.
     flushed: u64,
     max_size: u64,
@@ -23,7 +23,7 @@ pub struct Output<W> {
 impl<W: Write + Seek> Output<W> {
     /// A disk of at most `max_size` bytes, whose block 0 is kept free.
     pub fn new(out: W, max_size: u64) -> Result<Self> {
-        let mut output = Self { out, buffer: vec![0; BUFFER], filled: 0, flushed: 0, max_size };
+        let mut output = Self { out, buffer: Vec::with_capacity(BUFFER), flushed: 0, max_size };
         output.hole(BLOCK)?;
         Ok(output)
     }
@@ -52,11 +52,9 @@ impl<W: Write + Seek> Output<W> {
     /// Appends `bytes`.
     pub fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
-            let room = self.buffer()?;
-            let n = room.len().min(bytes.len());
-            room[..n].copy_from_slice(&bytes[..n]);
-            self.filled(n)?;
-            bytes = &bytes[n..];
+            let (now, later) = bytes.split_at(bytes.len().min(self.room()?));
+            self.buffer.extend_from_slice(now);
+            bytes = later;
         }
         Ok(())
     }
@@ -73,31 +71,31 @@ impl<W: Write + Seek> Output<W> {
         self.out.write_all(first).and_then(|()| self.out.flush()).context("cannot write the layer disk")
     }
 
+    /// Room in the buffer, at least one byte.
+    fn room(&mut self) -> Result<usize> {
+        if self.buffer.len() == BUFFER {
+            self.flush()?;
+        }
+        Ok(BUFFER - self.buffer.len())
+    }
+
     fn flush(&mut self) -> Result<()> {
         self.check_room(0)?;
-        self.out.write_all(&self.buffer[..self.filled]).context("cannot write the layer disk")?;
-        self.flushed += self.filled as u64;
-        self.filled = 0;
+        self.out.write_all(&self.buffer).context("cannot write the layer disk")?;
+        self.flushed += self.buffer.len() as u64;
+        self.buffer.clear();
         Ok(())
     }
 }
 
 impl<W: Write + Seek> DataSink for Output<W> {
-    fn buffer(&mut self) -> Result<&mut [u8]> {
-        if self.filled == self.buffer.len() {
-            self.flush()?;
-        }
-        Ok(&mut self.buffer[self.filled..])
-    }
-
-    fn filled(&mut self, n: usize) -> Result<()> {
-        self.filled += n;
-        Ok(())
+    fn data(&mut self, bytes: &[u8]) -> Result<()> {
+        self.write(bytes)
     }
 
     /// Bytes written so far.
     fn position(&self) -> u64 {
-        self.flushed + self.filled as u64
+        self.flushed + self.buffer.len() as u64
     }
 
     /// Long holes are left out of the file: they take no room on the host.
@@ -110,11 +108,9 @@ impl<W: Write + Seek> DataSink for Output<W> {
             return Ok(());
         }
         while length > 0 {
-            let room = self.buffer()?;
-            let n = room.len().min(usize::try_from(length)?);
-            room[..n].fill(0);
-            self.filled(n)?;
-            length -= n as u64;
+            let now = self.room()?.min(usize::try_from(length)?);
+            self.buffer.resize(self.buffer.len() + now, 0);
+            length -= now as u64;
         }
         Ok(())
     }

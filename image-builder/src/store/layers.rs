@@ -214,7 +214,7 @@ impl LayerStore {
         let recipe_file = recipe.file().try_clone().context("cannot duplicate a descriptor")?;
         let mut recorder = Recorder::new(recipe_file, self.max_size)?;
         let options = WriteOptions { uuid: layer.diff_id.uuid(), max_size: self.max_size };
-        let summary = unpack(blob, layer, progress, |tar: &mut dyn Read| {
+        let summary = unpack(blob, layer, progress, |tar| {
             erofs::write_layer_recorded(&mut *tar, options, disk.file(), Some(&mut recorder))
                 .and_then(|summary| recorder.rest(tar).map(|()| summary))
                 .with_context(|| format!("cannot make the disk in {}", dir.display()))

@@ -30,6 +30,7 @@ mod ext4;
 mod folder;
 mod layers;
 mod pending;
+mod pipe;
 mod recipe;
 mod unpack;
 

@@ -1,6 +1,6 @@
 //! The stream of entries: puts headers, PAX records and GNU long names together, and hands out file data.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 
 use anyhow::{Context, Result, bail};
 
@@ -100,7 +100,7 @@ pub struct Reader<'a, R> {
     sparse: Option<SparseMap>,
 }
 
-impl<'a, R: Read> Reader<'a, R> {
+impl<'a, R: BufRead> Reader<'a, R> {
     /// A reader at the start of an archive. `record` is told what becomes of the stream, byte for byte.
     pub fn new(inner: R, record: Option<&'a mut dyn Record>) -> Self {
         Self { inner, record, position: 0, left: 0, padding: 0, sparse: None }
@@ -168,13 +168,13 @@ impl<'a, R: Read> Reader<'a, R> {
             record.data(sink.position(), length)?;
         }
         while length > 0 {
-            let buffer = sink.buffer()?;
-            let want = usize::try_from(length).unwrap_or(usize::MAX).min(buffer.len());
-            let n = read_some(&mut self.inner, &mut buffer[..want])?;
+            let bytes = fill_some(&mut self.inner)?;
+            let n = usize::try_from(length).unwrap_or(usize::MAX).min(bytes.len());
             if n == 0 {
                 bail!("the archive ends {} bytes short of the file's end", self.left);
             }
-            sink.filled(n)?;
+            sink.data(&bytes[..n])?;
+            self.inner.consume(n);
             length -= n as u64;
             self.left -= n as u64;
             self.position += n as u64;
@@ -196,14 +196,13 @@ impl<'a, R: Read> Reader<'a, R> {
 
     /// The next 512 bytes; `None` at a clean end of the stream.
     fn block(&mut self) -> Result<Option<[u8; BLOCK]>> {
+        if fill_some(&mut self.inner)?.is_empty() {
+            return Ok(None);
+        }
         let mut block = [0; BLOCK];
-        let mut filled = 0;
-        while filled < BLOCK {
-            match read_some(&mut self.inner, &mut block[filled..])? {
-                0 if filled == 0 => return Ok(None),
-                0 => bail!("the archive is truncated"),
-                n => filled += n,
-            }
+        match self.inner.read_exact(&mut block) {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => bail!("the archive is truncated"),
+            read => read?,
         }
         self.position += BLOCK as u64;
         if let Some(record) = &mut self.record {
@@ -215,19 +214,18 @@ impl<'a, R: Read> Reader<'a, R> {
     fn skip_rest(&mut self) -> Result<()> {
         let mut rest = self.left + self.padding;
         (self.left, self.padding, self.sparse) = (0, 0, None);
-        let mut scrap = [0; 4096];
         while rest > 0 {
-            let want = usize::try_from(rest).unwrap_or(usize::MAX).min(scrap.len());
-            match read_some(&mut self.inner, &mut scrap[..want])? {
-                0 => bail!("the archive is truncated at byte {}", self.position),
-                n => {
-                    if let Some(record) = &mut self.record {
-                        record.literal(&scrap[..n])?;
-                    }
-                    rest -= n as u64;
-                    self.position += n as u64;
-                }
+            let bytes = fill_some(&mut self.inner)?;
+            let n = usize::try_from(rest).unwrap_or(usize::MAX).min(bytes.len());
+            if n == 0 {
+                bail!("the archive is truncated at byte {}", self.position);
             }
+            if let Some(record) = &mut self.record {
+                record.literal(&bytes[..n])?;
+            }
+            self.inner.consume(n);
+            rest -= n as u64;
+            self.position += n as u64;
         }
         Ok(())
     }
@@ -313,12 +311,10 @@ impl<'a, R: Read> Reader<'a, R> {
     }
 }
 
-/// Takes a file's data. Stored bytes are read straight into the sink's own buffer: they are copied once, not twice.
+/// Takes a file's data, in order.
 pub trait DataSink {
-    /// Where the next bytes go; not empty.
-    fn buffer(&mut self) -> Result<&mut [u8]>;
-    /// The first `n` bytes of the buffer last given out are filled.
-    fn filled(&mut self, n: usize) -> Result<()>;
+    /// The next bytes.
+    fn data(&mut self, bytes: &[u8]) -> Result<()>;
     /// The next `length` bytes are zeros.
     fn hole(&mut self, length: u64) -> Result<()>;
     /// Where the next byte goes.
@@ -333,13 +329,14 @@ pub trait Record {
     fn data(&mut self, at: u64, length: u64) -> Result<()>;
 }
 
-fn read_some(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match reader.read(buffer) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            done => return done,
+/// The next bytes of `stream`, where it holds them; none at its end.
+fn fill_some(stream: &mut impl BufRead) -> io::Result<&[u8]> {
+    while let Err(e) = stream.fill_buf() {
+        if e.kind() != io::ErrorKind::Interrupted {
+            return Err(e);
         }
     }
+    stream.fill_buf() // it is filled: this cannot fail
 }
 
 fn device(header: &Header) -> Result<(u32, u32)> {
