@@ -23,6 +23,7 @@ pub fn layers() -> Result<Vec<Layer>> {
     let plain = |name, tar| with(name, &[], tar);
     let mut layers = vec![
         plain("kinds", kinds()),
+        plain("contiguous", base().entry("corpus/seven", EntryType::Continuous, 0o644, b"file", |_| {})),
         plain("sizes", sizes()),
         plain("times", times()),
         plain("names", names()),
@@ -81,7 +82,6 @@ fn kinds() -> Tar {
         .entry("corpus/large-ids", EntryType::Regular, 0o2000, b"x", owner(0x1f_ffff, 0x1f_fffe))
         .pax(&[("uid", b"4000000000"), ("gid", b"4294967294")])
         .file("corpus/larger-ids", 0, b"x")
-        .entry("corpus/seven", EntryType::Continuous, 0o644, b"a contiguous file", |_| {})
         .entry("corpus/v7-dir/", EntryType::Regular, 0o700, b"", |_| {})
         .entry("corpus/symlink", EntryType::Symlink, 0o600, b"", |header| {
             owner(1, 2)(header);

@@ -19,7 +19,7 @@ pub fn run<S: AsRef<OsStr>>(program: &str, arguments: &[S]) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// Goes to a mount namespace of our own, where mounts end with us. To be called before there are threads.
+/// Goes with this thread, and those that it starts, to a mount namespace of its own, where mounts end with it.
 pub fn enter() -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "only root can mount, and unpack owners and devices");
     unshare(CloneFlags::CLONE_NEWNS).context("no mount namespace")?;
@@ -37,6 +37,16 @@ pub fn has(programs: &[&str]) -> Result<()> {
         ensure!(found, "{program} is not installed");
     }
     Ok(())
+}
+
+/// `tar -x` with all attributes.
+pub fn unpack(tar: &[u8], dir: &Path) -> Result<()> {
+    let archive = tempfile::NamedTempFile::new()?;
+    fs::write(archive.path(), tar)?;
+    let attributes = ["-p", "--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner"];
+    let paths = ["-f".as_ref(), archive.path().as_os_str(), "-C".as_ref(), dir.as_os_str()];
+    let extract = ["-x", "--delay-directory-restore"].map(OsStr::new);
+    run("tar", &[&extract[..], &attributes.map(OsStr::new), &paths].concat()).map(drop)
 }
 
 /// A mounted filesystem, gone with the value.

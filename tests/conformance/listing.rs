@@ -19,12 +19,13 @@ pub struct Listing(Vec<Vec<String>>);
 impl Listing {
     /// The tree below `root`, on this machine.
     pub fn of(root: &Path) -> Result<Self> {
-        let lines = run(env!("CARGO_BIN_EXE_probe"), &["tree".as_ref(), root.as_os_str()])?;
-        Ok(Self::parse(&String::from_utf8(lines)?))
+        Self::parse(&run(env!("CARGO_BIN_EXE_probe"), &["tree".as_ref(), root.as_os_str()])?)
     }
 
-    pub fn parse(lines: &str) -> Self {
-        Self(lines.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect())
+    /// What `probe tree` printed.
+    pub fn parse(lines: &[u8]) -> Result<Self> {
+        let fields = |line: &str| line.split('\t').map(str::to_owned).collect();
+        Ok(Self(std::str::from_utf8(lines)?.lines().map(fields).collect()))
     }
 
     /// Changes fields that cannot agree, in lines that `of` is true for.
@@ -38,11 +39,12 @@ impl Listing {
         self
     }
 
-    /// Leaves out overlayfs's marks: its own affair, and only to be seen where a layer is mounted alone.
+    /// Leaves out xattrs whose names begin with `prefix`: `trusted.overlay.` are overlayfs's marks, to be seen only where a layer
+    /// is mounted alone; `trusted.` needs CAP_SYS_ADMIN.
     #[must_use]
-    pub fn without_marks(mut self) -> Self {
+    pub fn without(mut self, prefix: &str) -> Self {
         for line in &mut self.0 {
-            let others = line[XATTRS].split(',').filter(|xattr| !xattr.starts_with("trusted.overlay."));
+            let others = line[XATTRS].split(',').filter(|xattr| !xattr.starts_with(prefix));
             line[XATTRS] = others.collect::<Vec<_>>().join(",");
         }
         self

@@ -6,11 +6,19 @@
 #![allow(missing_docs, reason = "the test's name says what it promises")]
 
 mod config;
+#[path = "../conformance/corpus.rs"]
+mod corpus;
+mod corpus_in_a_vm;
 mod failures;
 mod harness;
+#[expect(dead_code, reason = "no stacks here")]
+#[path = "../conformance/host.rs"]
+mod host;
 mod images;
 mod iso;
 mod layers;
+#[path = "../conformance/listing.rs"]
+mod listing;
 mod oci;
 mod signals;
 mod stdio;
@@ -21,6 +29,7 @@ use harness::Test;
 fn main() {
     let tests: Vec<Test> = [
         config::tests(),
+        corpus_in_a_vm::tests(),
         failures::tests(),
         images::tests(),
         iso::tests(),
