@@ -94,12 +94,10 @@ impl Image {
         layer: impl Fn(&P, Digest) -> Result<Layer>,
     ) -> Result<Self> {
         let config: ImageConfiguration = from_slice(&config_json).context("the config is malformed")?;
-        if !platform.accepts(config.os(), config.architecture(), config.variant().as_deref()) {
-            bail!(
-                "an image for {}/{} is not supported here, only {platform}",
-                config.os(),
-                config.architecture()
-            );
+        // Configs often leave out the variant that the index names.
+        let variant = config.variant().as_deref().or(platform.variant.as_deref());
+        if !platform.accepts(config.os(), config.architecture(), variant) {
+            bail!("it is for {}/{}, and {platform} is wanted", config.os(), config.architecture());
         }
         let (diff_ids, count) = (config.rootfs().diff_ids(), parts.len());
         if diff_ids.len() != count {

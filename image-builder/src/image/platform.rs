@@ -14,7 +14,7 @@ pub struct Platform {
     pub os: Os,
     /// `amd64`, `arm64`, ... (Go's GOARCH)
     pub architecture: Arch,
-    /// `v7`, `v8`; none matches any.
+    /// `v7`, `v8`; none is the architecture's usual one.
     pub variant: Option<String>,
 }
 
@@ -26,10 +26,42 @@ impl Default for Platform {
 }
 
 impl Platform {
-    /// Whether something for `os`, `architecture` and `variant` will do. A variant counts only where both name one.
+    /// How well something for `os`, `architecture` and `variant` will do, 0 best; none: not at all. A CPU runs what was
+    /// made for the versions before its own (containerd/platforms, `Only`), so the nearest is chosen.
+    pub fn rank(&self, os: &Os, architecture: &Arch, variant: Option<&str>) -> Option<u32> {
+        let version = |variant| version(architecture, variant);
+        if &self.os != os || &self.architecture != architecture {
+            return None;
+        }
+        match (version(self.variant.as_deref()), version(variant)) {
+            (Some(ours), Some(theirs)) => ours.checked_sub(theirs),
+            // A variant that we know nothing of is itself alone.
+            _ => (self.variant.as_deref() == variant).then_some(0),
+        }
+    }
+
+    /// Whether something for `os`, `architecture` and `variant` will do.
     pub fn accepts(&self, os: &Os, architecture: &Arch, variant: Option<&str>) -> bool {
-        let variants = self.variant.as_deref().zip(variant);
-        &self.os == os && &self.architecture == architecture && variants.is_none_or(|(a, b)| a == b)
+        self.rank(os, architecture, variant).is_some()
+    }
+}
+
+/// A variant as a number that grows with what the CPU can do; without one, the architecture's usual version is meant.
+fn version(architecture: &Arch, variant: Option<&str>) -> Option<u32> {
+    let usual = match architecture {
+        Arch::Amd64 => "1",
+        Arch::ARM => "7",
+        Arch::ARM64 => "8",
+        _ => return None,
+    };
+    let variant = variant.filter(|v| !v.is_empty()).map_or(usual, |v| v.strip_prefix('v').unwrap_or(v));
+    let (major, minor) = variant.split_once('.').unwrap_or((variant, "0"));
+    match (architecture, major.parse().ok()?, u32::from(minor.parse::<u8>().ok()?)) {
+        (Arch::Amd64, major @ 1..=4, 0) | (Arch::ARM, major @ 5..=8, 0) => Some(major),
+        (Arch::ARM64, 8, minor) => Some(minor),
+        // v9.0 has what v8.5 has.
+        (Arch::ARM64, 9, minor) => Some(minor + 5),
+        _ => None,
     }
 }
 
@@ -83,12 +115,28 @@ mod tests {
         }
     }
 
+    /// The lists are those that containerd/platforms makes for `Only`.
     #[test]
-    fn a_variant_counts_where_both_name_one() {
-        let v7: Platform = "linux/arm/v7".parse().unwrap();
-        assert!(v7.accepts(&Os::Linux, &Arch::ARM, Some("v7")));
-        assert!(v7.accepts(&Os::Linux, &Arch::ARM, None));
-        assert!(!v7.accepts(&Os::Linux, &Arch::ARM, Some("v6")));
-        assert!(!v7.accepts(&Os::Linux, &Arch::ARM64, Some("v7")));
+    fn the_nearest_variant_that_the_cpu_can_run_is_best() {
+        for (platform, best_first, never) in [
+            ("amd64", &["amd64", "amd64/v1"][..], &["amd64/v2", "386", "arm64"][..]),
+            ("amd64/v3", &["amd64/v3", "amd64/v2", "amd64"], &["amd64/v4", "amd64/v9", "amd64/x"]),
+            ("arm", &["arm/v7", "arm/v6", "arm/v5"], &["arm/v8", "arm64"]),
+            ("arm/v6", &["arm/v6", "arm/v5"], &["arm", "arm/v7"]),
+            ("arm64", &["arm64/v8"], &["arm64/v8.1", "arm64/v9", "arm/v7"]),
+            ("arm64/v9", &["arm64/v9", "arm64/v8.5", "arm64/8.4", "arm64"], &["arm64/v9.1", "arm64/v8.6"]),
+            ("riscv64", &["riscv64"], &["riscv64/rva23"]),
+            ("ppc64le/power9", &["ppc64le/power9"], &["ppc64le", "ppc64le/power8"]),
+        ] {
+            let parse = |text: &&str| format!("linux/{text}").parse::<Platform>().unwrap();
+            let ours = parse(&platform);
+            let rank = |p: Platform| ours.rank(&p.os, &p.architecture, p.variant.as_deref());
+            let ranks: Vec<_> = best_first.iter().map(parse).map(|p| rank(p).expect(platform)).collect();
+            assert!(ranks.is_sorted() && ranks[0] == 0, "{platform}: {ranks:?}");
+            for other in never {
+                assert_eq!(rank(parse(other)), None, "{other} for {platform}");
+            }
+        }
+        assert!(!Platform::default().accepts(&Os::Windows, &Arch::Amd64, None));
     }
 }

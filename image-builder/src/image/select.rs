@@ -3,18 +3,20 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
-use oci_spec::image::{Descriptor, ImageIndex};
+use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, Os};
 
 use super::content::{self, Content, read_json};
 use super::media_type;
 use super::platform::Platform;
 use crate::digest::Digest;
+use crate::source::Name;
 
 /// Indexes within indexes, at most. Real ones have two levels; a digest cannot lead back to itself, but a chain can be long.
 const MAX_DEPTH: usize = 4;
 /// Descriptors looked at, at most.
 const MAX_DESCRIPTORS: usize = 10_000;
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// Of the specification, of containerd and docker: the names of an image in a layout.
+const NAMES: [&str; 2] = ["org.opencontainers.image.ref.name", "io.containerd.image.name"];
 
 /// What chooses an image among several.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,108 +29,168 @@ pub enum Selector {
     Digest(Digest),
 }
 
-/// The one manifest for `platform` that `selector` matches. A manifest without a platform is taken for one.
+impl Selector {
+    /// Whether an image of this `name` is meant: the same name, written in full or not, or one that ends in `:` and the tag.
+    pub fn matches_name(&self, name: &str) -> bool {
+        let Self::Tag(tag) = self else { return *self == Self::Any };
+        let same = || Some(name.parse::<Name>().ok()? == tag.parse().ok()?);
+        name == tag || name.rsplit_once(':').is_some_and(|(_, t)| t == tag) || same() == Some(true)
+    }
+}
+
+/// The manifest for `platform` that `selector` matches: in an index the one whose variant is the best, and the first of
+/// equals. Where the index names no platform, the image's config does.
 ///
 /// # Errors
-/// None or several match (the message lists what there is); an index that cannot be read.
+/// None or several images match (the message lists what there is); an index that cannot be read.
 pub fn manifest(
     content: &dyn Content,
     index: &ImageIndex,
     selector: &Selector,
     platform: &Platform,
 ) -> Result<Descriptor> {
-    let mut search =
-        Search { content, selector, platform, found: BTreeMap::new(), others: Vec::new(), seen: 0 };
-    search.index(index, false, None, 0)?;
-    let choices = || search.found.values().map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ");
-    match (search.found.len(), search.found.values().next()) {
-        (1, Some((descriptor, _))) => Ok(descriptor.clone()),
+    let mut search = Search { content, selector, platform, others: Vec::new(), seen: 0 };
+    let mut found = search.index(index, &Context::default(), 0)?;
+    if found.len() > 1 {
+        found.iter_mut().for_each(|candidate| candidate.look_up(content, platform));
+    }
+    let best = found.iter().filter_map(|candidate| candidate.rank).min();
+    // By digest: one image may have many names.
+    let best: BTreeMap<_, _> = found
+        .iter()
+        .filter(|c| c.rank.is_some() && c.rank == best)
+        .map(|c| (c.it.digest().to_string(), c))
+        .collect();
+    let choices = || best.values().map(|c| c.shown.as_str()).collect::<Vec<_>>().join(", ");
+    search.others.extend(found.iter().filter(|c| c.rank.is_none()).map(|c| c.shown.clone()));
+    match (best.len(), best.values().next()) {
+        (1, Some(candidate)) => Ok(candidate.it.clone()),
         (0, _) if search.others.is_empty() => bail!("the index is empty"),
         (0, _) => bail!("no image for {platform} matches; there are: {}", search.others.join(", ")),
         _ => bail!("several images match, add :TAG or @DIGEST; choose from: {}", choices()),
     }
 }
 
+/// A manifest that matches, and may be for our platform.
+struct Candidate {
+    it: Descriptor,
+    /// For messages.
+    shown: String,
+    /// As [`Platform::rank`] has it; a manifest whose platform is not told is taken for the best.
+    rank: Option<u32>,
+}
+
+impl Candidate {
+    /// Asks the image's config where the index does not tell the platform. What cannot be read says so if it is chosen.
+    fn look_up(&mut self, content: &dyn Content, platform: &Platform) {
+        if self.it.platform().is_none() {
+            let config = || -> Result<ImageConfiguration> {
+                let (_, manifest): (_, ImageManifest) = read_json(content, &self.it, "manifest")?;
+                Ok(read_json(content, manifest.config(), "config")?.1)
+            };
+            if let Ok(config) = config() {
+                self.rank = platform.rank(config.os(), config.architecture(), config.variant().as_deref());
+            }
+        }
+    }
+}
+
+/// What the descriptor that led to an index says.
+#[derive(Clone, Default)]
+struct Context {
+    matched: bool,
+    names: Vec<String>,
+}
+
 struct Search<'a> {
     content: &'a dyn Content,
     selector: &'a Selector,
     platform: &'a Platform,
-    /// Matches with the names to show for them. By digest, for one image may have many tags.
-    found: BTreeMap<Digest, (Descriptor, String)>,
     /// What else there is, for the message.
     others: Vec<String>,
     seen: usize,
 }
 
 impl Search<'_> {
-    /// `matched` and `name` come from the descriptor that led to `index`.
-    fn index(&mut self, index: &ImageIndex, matched: bool, name: Option<&str>, depth: usize) -> Result<()> {
-        for descriptor in index.manifests() {
+    fn index(&mut self, index: &ImageIndex, outer: &Context, depth: usize) -> Result<Vec<Candidate>> {
+        let mut found = Vec::new();
+        for descriptor in index.manifests().iter().filter(|it| !is_attestation(it)) {
             self.seen += 1;
             if self.seen > MAX_DESCRIPTORS {
                 bail!("more than {MAX_DESCRIPTORS} manifests in the indexes");
             }
-            let own_name =
-                descriptor.annotations().as_ref().and_then(|a| a.get(REF_NAME)).map(String::as_str);
-            let matched = matched || matches(self.selector, own_name, &content::digest(descriptor)?);
-            self.descriptor(descriptor, matched, own_name.or(name), depth)?;
+            let own = names(descriptor);
+            let matched = outer.matched || self.matches(&own, descriptor)?;
+            let names = if own.is_empty() { outer.names.clone() } else { own };
+            found.extend(self.descriptor(descriptor, Context { matched, names }, depth)?);
         }
-        Ok(())
+        Ok(found)
     }
 
-    fn descriptor(&mut self, it: &Descriptor, matched: bool, name: Option<&str>, depth: usize) -> Result<()> {
-        let shown = describe(it, name);
-        match it.media_type().as_ref() {
-            t if media_type::is_index(t) => self.nested(it, matched, name, depth),
-            t if media_type::is_manifest(t) => self.manifest(it, matched, shown),
-            t if media_type::is_schema1(t) => {
-                self.others.push(format!("{shown} of schema 1 (of docker before 1.10), not supported"));
-                Ok(())
-            }
-            other => {
-                self.others.push(format!("{shown} of media type {other:?}, not supported"));
-                Ok(())
-            }
-        }
+    fn matches(&self, names: &[String], descriptor: &Descriptor) -> Result<bool> {
+        let digest = content::digest(descriptor)?;
+        Ok(match self.selector {
+            Selector::Any => true,
+            Selector::Digest(wanted) => digest == *wanted,
+            Selector::Tag(_) => names.iter().any(|name| self.selector.matches_name(name)),
+        })
     }
 
-    fn nested(&mut self, it: &Descriptor, matched: bool, name: Option<&str>, depth: usize) -> Result<()> {
+    fn descriptor(&mut self, it: &Descriptor, context: Context, depth: usize) -> Result<Option<Candidate>> {
+        let shown = describe(it, &context.names);
+        let media_type = it.media_type().as_ref();
+        if media_type::is_index(media_type) {
+            return self.nested(it, &context, depth);
+        }
+        if !media_type::is_manifest(media_type) {
+            let why =
+                if media_type::is_schema1(media_type) { " (schema 1, of docker before 1.10)" } else { "" };
+            self.others.push(format!("{shown} of media type {media_type:?}{why}, not supported"));
+            return Ok(None);
+        }
+        let platform = it.platform().as_ref();
+        let rank = platform
+            .map_or(Some(0), |p| self.platform.rank(p.os(), p.architecture(), p.variant().as_deref()));
+        if context.matched && rank.is_some() {
+            return Ok(Some(Candidate { it: it.clone(), shown, rank }));
+        }
+        self.others.push(shown);
+        Ok(None)
+    }
+
+    /// An index within an index is one image for many platforms.
+    fn nested(&mut self, it: &Descriptor, context: &Context, depth: usize) -> Result<Option<Candidate>> {
         if depth == MAX_DEPTH {
             bail!("indexes are nested more than {MAX_DEPTH} deep");
         }
         let (_, index) = read_json(self.content, it, "index")?;
-        self.index(&index, matched, name, depth + 1)
-    }
-
-    fn manifest(&mut self, it: &Descriptor, matched: bool, shown: String) -> Result<()> {
-        let ours = it
-            .platform()
-            .as_ref()
-            .is_none_or(|p| self.platform.accepts(p.os(), p.architecture(), p.variant().as_deref()));
-        if matched && ours {
-            self.found.insert(content::digest(it)?, (it.clone(), shown));
-        } else {
-            self.others.push(shown);
+        let mut found = self.index(&index, context, depth + 1)?;
+        if found.len() > 1 {
+            found.iter_mut().for_each(|candidate| candidate.look_up(self.content, self.platform));
         }
-        Ok(())
+        Ok(found.into_iter().filter(|c| c.rank.is_some()).min_by_key(|c| c.rank))
     }
 }
 
-fn matches(selector: &Selector, name: Option<&str>, digest: &Digest) -> bool {
-    match selector {
-        Selector::Any => true,
-        Selector::Digest(wanted) => digest == wanted,
-        Selector::Tag(tag) => {
-            name.is_some_and(|n| n == tag || n.rsplit_once(':').is_some_and(|(_, t)| t == tag))
-        }
-    }
+/// What buildx puts beside an image to say how it was made.
+fn is_attestation(it: &Descriptor) -> bool {
+    let unknown = |p: &oci_spec::image::Platform| {
+        *p.os() == Os::Other("unknown".to_owned()) && *p.architecture() == Arch::Other("unknown".to_owned())
+    };
+    let annotated = it.annotations().as_ref().is_some_and(|a| a.contains_key("vnd.docker.reference.digest"));
+    annotated || it.platform().as_ref().is_some_and(unknown)
 }
 
-fn describe(it: &Descriptor, name: Option<&str>) -> String {
-    let platform =
-        it.platform().as_ref().map(|p| format!(" ({}/{})", p.os(), p.architecture())).unwrap_or_default();
-    match name {
-        Some(name) => format!("{name:?} {}{platform}", it.digest()),
-        None => format!("{}{platform}", it.digest()),
-    }
+fn names(it: &Descriptor) -> Vec<String> {
+    let annotations = it.annotations().as_ref();
+    NAMES.iter().filter_map(|name| annotations?.get(*name)).cloned().collect()
+}
+
+fn describe(it: &Descriptor, names: &[String]) -> String {
+    let platform = it.platform().as_ref().map_or(String::new(), |p| {
+        let variant = p.variant().as_deref().map_or(String::new(), |variant| format!("/{variant}"));
+        format!(" ({}/{}{variant})", p.os(), p.architecture())
+    });
+    let names: String = names.iter().map(|name| format!("{name:?} ")).collect();
+    format!("{names}{}{platform}", it.digest())
 }

@@ -1,35 +1,37 @@
-//! OCI image layout folders (image-spec, image-layout.md). Nothing outside the folder's `blobs/sha256` is opened but
-//! `oci-layout` and `index.json`.
+//! OCI image layouts (image-spec, image-layout.md), in folders and in archives. Nothing of them is opened but
+//! `oci-layout`, `index.json` and what is in `blobs/sha256`.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use oci_spec::image::{Descriptor, ImageIndex, OciLayout};
 use serde_json::from_slice;
 
+use super::files::Files;
 use crate::digest::Digest;
 use crate::image::{self, Blob, Content, Stream, read_bounded};
 
-/// A layout folder of a version we know.
-pub struct Layout {
-    root: PathBuf,
+/// The file that makes a folder a layout.
+pub const MARK: &str = "oci-layout";
+
+/// A layout of a version we know.
+pub struct Layout<F> {
+    files: F,
 }
 
-impl Layout {
+impl<F: Files> Layout<F> {
     /// Checks `oci-layout`.
     ///
     /// # Errors
     /// No layout, or one of another version.
-    pub fn open(root: &Path) -> Result<Self> {
-        let bytes = read(&root.join("oci-layout")).context("not an OCI image layout folder")?;
+    pub fn open(files: F) -> Result<Self> {
+        let bytes = read(&files, MARK).context("not an OCI image layout")?;
         let layout: OciLayout = from_slice(&bytes).context("oci-layout is malformed")?;
         let version = layout.image_layout_version();
         if version != "1.0.0" {
             bail!("image layout version {version:?} is not supported, only 1.0.0");
         }
-        Ok(Self { root: root.to_owned() })
+        Ok(Self { files })
     }
 
     /// The entry point, `index.json`.
@@ -37,52 +39,30 @@ impl Layout {
     /// # Errors
     /// It cannot be read.
     pub fn index(&self) -> Result<ImageIndex> {
-        let bytes = read(&self.root.join("index.json"))?;
-        from_slice(&bytes).context("index.json is malformed")
+        from_slice(&read(&self.files, "index.json")?).context("index.json is malformed")
     }
 }
 
-impl Content for Layout {
+impl<F: Files> Content for Layout<F> {
     fn json(&self, descriptor: &Descriptor) -> Result<Stream> {
-        Ok(Box::new(open(&path(&self.root, &image::digest(descriptor)?))?))
+        self.files.open(&name(&image::digest(descriptor)?))
     }
 
     fn blob(&self, descriptor: &Descriptor) -> Result<Arc<dyn Blob>> {
         let digest = image::digest(descriptor)?;
-        let path = path(&self.root, &digest);
-        let size = std::fs::metadata(&path).with_context(|| format!("blob {}", path.display()))?.len();
+        let (blob, size) = self.files.blob(&name(&digest))?;
         if size != descriptor.size() {
             bail!("blob {digest} has {size} bytes, the manifest says {}", descriptor.size());
         }
-        Ok(Arc::new(BlobFile(path)))
-    }
-}
-
-/// A blob that is a file.
-#[derive(Debug)]
-pub struct BlobFile(pub PathBuf);
-
-impl Blob for BlobFile {
-    fn open(&self) -> Result<Stream> {
-        Ok(Box::new(open(&self.0)?))
+        Ok(blob)
     }
 }
 
 /// Where the blob of `digest` is.
-pub fn path(root: &Path, digest: &Digest) -> PathBuf {
-    root.join("blobs/sha256").join(digest.hex())
+pub fn name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    read_bounded(open(path)?, &path.display().to_string())
-        .with_context(|| format!("cannot read {}", path.display()))
-}
-
-fn open(path: &Path) -> Result<File> {
-    let shown = || format!("cannot open {}", path.display());
-    // Looked at before it is opened: opening a FIFO would wait for ever.
-    if !std::fs::metadata(path).with_context(shown)?.is_file() {
-        bail!("{} is not a regular file", path.display());
-    }
-    File::open(path).with_context(shown)
+fn read(files: &impl Files, name: &str) -> Result<Vec<u8>> {
+    read_bounded(files.open(name)?, name).with_context(|| format!("cannot read {name}"))
 }

@@ -1,17 +1,27 @@
 //! Where images come from: from a [`Reference`], as a user gives it, to an [`Image`].
 
+use std::fs::File;
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-use crate::image::{Image, Platform};
+use crate::image::{Image, Platform, Selector};
+use crate::store;
 
+mod archive;
+mod docker;
+mod files;
 mod layout;
 mod name;
 mod reference;
 mod registry;
+mod spool;
 
-pub use layout::{BlobFile, Layout};
+pub use archive::Archive;
+pub use files::{BlobFile, Files, Folder};
+pub use layout::Layout;
 pub use name::{DOCKER_HUB, Name};
 pub use reference::{Format, Reference};
 
@@ -41,25 +51,56 @@ impl Default for Options {
 }
 
 /// Opens the image that `reference` names; see [`Reference`] for its forms. A tag is the annotation
-/// `org.opencontainers.image.ref.name`, or what stands after its last colon.
+/// `org.opencontainers.image.ref.name` or `io.containerd.image.name`, in docker's archives one of the `RepoTags`, or what stands
+/// after its last colon.
 ///
 /// # Errors
 /// Nothing is there, it is broken or not supported, a blob does not verify, none or several images match; each names
 /// the image and the part.
 pub fn open(reference: &str, options: &Options) -> Result<Image> {
     let open = || match Reference::parse(reference)? {
-        Reference::Layout { path, selector } => {
-            let layout = Layout::open(&path)?;
-            Image::choose(&layout, &layout.index()?, &selector, &options.platform)
+        Reference::Layout { path, selector } => from_layout(Folder(path), &selector, options),
+        Reference::Archive { path, format, selector } => {
+            let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+            from_archive(file, format, &selector, options)
         }
-        Reference::Archive { .. } | Reference::Stdin { .. } => {
-            bail!(
-                "archives are not supported, only OCI image layout folders (made by: skopeo copy docker://NAME oci:DIR)"
-            )
+        Reference::Stdin { selector } => {
+            let stdin = io::stdin();
+            if stdin.is_terminal() {
+                bail!("standard input is a terminal, and an archive is expected there");
+            }
+            from_archive(stdin.as_fd().try_clone_to_owned()?.into(), None, &selector, options)
         }
         Reference::Name(name) => registry::open(&name, &options.platform, options.insecure),
     };
     open().with_context(|| format!("image {reference:?}"))
+}
+
+fn from_layout(files: impl Files, selector: &Selector, options: &Options) -> Result<Image> {
+    let layout = Layout::open(files)?;
+    Image::choose(&layout, &layout.index()?, selector, &options.platform)
+}
+
+/// Of an archive that is both, the OCI layout counts: it has digests for everything, and all the platforms.
+fn from_archive(file: File, format: Option<Format>, selector: &Selector, options: &Options) -> Result<Image> {
+    let spool = options.spool.clone().map_or_else(store::default_dir, Ok)?;
+    let archive = Archive::open(file, &spool, options.max_size)?;
+    match (format, archive.has(layout::MARK), archive.has(docker::MARK)) {
+        (None | Some(Format::Oci), true, _) => from_layout(archive, selector, options),
+        (None | Some(Format::Docker), _, true) => docker::open(&archive, selector, &options.platform),
+        (Some(Format::Oci), ..) => bail!("not an OCI archive: there is no {} in it", layout::MARK),
+        (Some(Format::Docker), ..) => {
+            bail!("not an archive of docker save: there is no {} in it", docker::MARK)
+        }
+        (None, ..) if archive.has("repositories") => {
+            bail!("an archive of docker before 1.10, which is not supported: load it there, and save it anew")
+        }
+        (None, ..) => bail!(
+            "not an image archive: there is neither {} nor {} in it (docker export writes a file tree, not an image: docker save)",
+            layout::MARK,
+            docker::MARK
+        ),
+    }
 }
 
 #[cfg(test)]

@@ -146,6 +146,16 @@ impl<'a, R: BufRead> Reader<'a, R> {
         }
     }
 
+    /// Bytes of the stream from here to the next header.
+    pub fn unread(&self) -> u64 {
+        self.left.saturating_add(self.padding)
+    }
+
+    /// Whether the current file is sparse, so that its data is not stored in one piece.
+    pub fn is_sparse(&self) -> bool {
+        self.sparse.is_some()
+    }
+
     /// Feeds the current file's bytes in order: `data` gets those that are stored, `hole` the lengths of zeros.
     ///
     /// # Errors

@@ -1,0 +1,96 @@
+//! What `docker save` writes (moby, image/spec/v1.2.md, "Combined Image JSON + Filesystem Changeset Format"): `manifest.json`
+//! names the config and the layers of each image. Layers are tar streams that docker leaves plain and others compress.
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use serde_json::from_slice;
+
+use super::files::Files;
+use crate::digest::Digest;
+use crate::image::{Image, Layer, Platform, Selector, read_bounded};
+
+/// The file that makes an archive one of docker's.
+pub const MARK: &str = "manifest.json";
+/// Images in an archive, at most.
+const MAX_IMAGES: usize = 1000;
+
+/// An image of `manifest.json`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Option<Vec<String>>,
+}
+
+/// The image of `files` that `selector` chooses: by one of its names, or by its ID.
+///
+/// # Errors
+/// None or several match (the message lists what there is); a part is missing or damaged; another platform.
+pub fn open(files: &dyn Files, selector: &Selector, platform: &Platform) -> Result<Image> {
+    let entries: Vec<Entry> =
+        from_slice(&read(files, MARK)?).with_context(|| format!("{MARK} is malformed"))?;
+    if entries.len() > MAX_IMAGES {
+        bail!("{MARK} lists {} images, at most {MAX_IMAGES} are allowed", entries.len());
+    }
+    let mut found = Vec::new();
+    for entry in &entries {
+        if entry.is(files, selector)? {
+            found.push(entry);
+        }
+    }
+    let list = |entries: &[&Entry]| entries.iter().map(|e| e.to_string()).collect::<Vec<_>>().join(", ");
+    match found[..] {
+        [entry] => entry.image(files, platform),
+        [] if entries.is_empty() => bail!("{MARK} lists no image"),
+        [] => bail!("no image matches; there are: {}", list(&entries.iter().collect::<Vec<_>>())),
+        _ => bail!("several images match, add :NAME:TAG or @sha256:ID; choose from: {}", list(&found)),
+    }
+}
+
+impl std::fmt::Display for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.tags() {
+            [] => f.write_str(&self.config),
+            tags => f.write_str(&tags.join(", ")),
+        }
+    }
+}
+
+impl Entry {
+    fn tags(&self) -> &[String] {
+        self.repo_tags.as_deref().unwrap_or_default()
+    }
+
+    fn is(&self, files: &dyn Files, selector: &Selector) -> Result<bool> {
+        Ok(match selector {
+            Selector::Any => true,
+            Selector::Tag(_) => self.tags().iter().any(|name| selector.matches_name(name)),
+            Selector::Digest(id) => Digest::of(&read(files, &self.config)?) == *id,
+        })
+    }
+
+    fn image(&self, files: &dyn Files, platform: &Platform) -> Result<Image> {
+        let config = read(files, &self.config)?;
+        let found = Digest::of(&config);
+        if let Some(expected) = digest_in(&self.config).filter(|&expected| expected != found) {
+            bail!("config {} is damaged: expected {expected}, found {found}", self.config);
+        }
+        let layers = self.layers.as_deref().unwrap_or_default();
+        Image::assemble(config, None, platform, layers, |name, diff_id| {
+            let (blob, size) = files.blob(name)?;
+            Ok(Layer { diff_id, digest: None, size: Some(size), blob })
+        })
+    }
+}
+
+/// Configs are named by their digest: `HEX.json`, `blobs/sha256/HEX`, `sha256:HEX`.
+fn digest_in(name: &str) -> Option<Digest> {
+    let name = name.rsplit('/').next()?;
+    let name = name.strip_suffix(".json").unwrap_or(name);
+    format!("sha256:{}", name.strip_prefix("sha256:").unwrap_or(name)).parse().ok()
+}
+
+fn read(files: &dyn Files, name: &str) -> Result<Vec<u8>> {
+    read_bounded(files.open(name)?, name).with_context(|| format!("cannot read {name}"))
+}
