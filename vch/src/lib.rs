@@ -36,11 +36,12 @@ pub mod vm;
 
 use std::env::VarError;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use image_builder::source;
+use image_builder::image::Image;
+use image_builder::source::{self, Reference};
 use nix::sys::signal::Signal;
 use protocol::frame::MAX_TO_GUEST;
 use protocol::{Disks, Uuid};
@@ -70,8 +71,8 @@ pub fn run(options: &RunOptions, stdio: &Stdio) -> Result<Outcome> {
     let _name = options.name.as_deref().map(Name::take).transpose()?;
     let accel = accel::choose(options.accel)?;
     let boot = Boot::find(options, accel)?;
-    let image = source::open(&options.image, &source::Options::default())?;
     let store = store(options)?;
+    let image = open_image(&options.image, &store)?;
     let layers = match layers::prepare(&store, &image.layers, stdio)? {
         Prepared::Layers(layers) => layers,
         Prepared::Killed(signal) => return Ok(killed(signal, clock)),
@@ -118,6 +119,13 @@ fn stdin(options: &RunOptions, stdio: &Stdio) -> Result<bool> {
         bail!("the input device is not a TTY: -t with -i needs a terminal");
     }
     Ok(options.interactive || (options.tty && terminal))
+}
+
+fn open_image(reference: &str, store: &Path) -> Result<Image> {
+    if let Ok(Reference::Stdin { .. }) = Reference::parse(reference) {
+        bail!("image {reference:?}: standard input is the container's; save the image to a file first");
+    }
+    source::open(reference, &source::Options { spool: Some(store.to_owned()), ..source::Options::default() })
 }
 
 fn host_variable(name: &str) -> Result<Option<String>> {

@@ -125,7 +125,7 @@ pub struct RunOptions {
     #[arg(long, value_name = "ARG", hide = true, allow_hyphen_values = true)]
     pub qemu_arg: Vec<String>,
 
-    /// Image to run: an OCI image layout folder, `PATH[:TAG]`.
+    /// Image to run: any [`image_builder::source::Reference`] but standard input.
     #[arg(skip)]
     pub image: String,
 
@@ -181,7 +181,7 @@ impl Args for Arguments {
     fn augment_args(command: clap::Command) -> clap::Command {
         let words = Arg::new(WORDS)
             .value_name("IMAGE [COMMAND] [ARG]")
-            .help("An OCI image layout folder, PATH[:TAG]; a command in place of the image's")
+            .help("An OCI image layout folder or an archive (OCI, docker save; also gzip or zstd), PATH[:NAME]; a command in place of the image's")
             .num_args(1..)
             .trailing_var_arg(true)
             .required(true);

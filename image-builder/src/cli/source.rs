@@ -8,7 +8,7 @@ use super::Common;
 
 #[derive(clap::Args)]
 pub struct Source {
-    /// An OCI layout folder: PATH[:TAG][@DIGEST]
+    /// An OCI layout folder or an archive (OCI, docker save; also gzip or zstd), PATH[:NAME][@DIGEST]; `-` is an archive on stdin
     pub image: String,
     /// The platform to choose where there are several, as in linux/arm64/v8
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", default_value_t)]
