@@ -181,7 +181,7 @@ impl Args for Arguments {
     fn augment_args(command: clap::Command) -> clap::Command {
         let words = Arg::new(WORDS)
             .value_name("IMAGE [COMMAND] [ARG]")
-            .help("An OCI image layout folder or an archive (OCI, docker save; also gzip or zstd), PATH[:NAME]; a command in place of the image's")
+            .help("A registry's image by its name; an OCI layout folder or an archive (OCI, docker save; also gzip or zstd) as PATH[:NAME]; a command in place of the image's")
             .num_args(1..)
             .trailing_var_arg(true)
             .required(true);

@@ -8,7 +8,7 @@ use super::Common;
 
 #[derive(clap::Args)]
 pub struct Source {
-    /// An OCI layout folder or an archive (OCI, docker save; also gzip or zstd), PATH[:NAME][@DIGEST]; `-` is an archive on stdin
+    /// A registry's image by its name; an OCI layout folder or an archive (OCI, docker save; also gzip or zstd) as PATH[:NAME][@DIGEST]; `-` is an archive on stdin
     pub image: String,
     /// The platform to choose where there are several, as in linux/arm64/v8
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", default_value_t)]
