@@ -56,6 +56,7 @@ fn guest_session() -> Vec<u8> {
     let send = |guest: &mut GuestLink, message| guest.send(&message).expect("a small message");
     send(&mut guest, ToHost::Ready { tether: "0.1".to_owned(), timeline: timeline.clone() });
     send(&mut guest, ToHost::Started { timeline: timeline.clone() });
+    send(&mut guest, ToHost::Damaged { layer: 0, block: 77 });
     for stream in [Stream::Stdout, Stream::Stderr, Stream::Stdout] {
         let _ = guest.fill(stream, |room| {
             room[..5].copy_from_slice(b"hello");
@@ -95,7 +96,10 @@ fn host_session() -> Vec<u8> {
         },
         ..oci::Spec::default()
     };
-    let disks = protocol::Disks { layers: vec![protocol::Uuid::nil()], scratch: protocol::Uuid::max() };
+    let root_hash = protocol::RootHash::try_from("0a".repeat(32)).expect("64 digits");
+    let verity = protocol::Verity { num_data_blocks: 3, hash_start_block: 4, root_hash };
+    let layers = vec![protocol::Layer { uuid: protocol::Uuid::nil(), verity: Some(verity) }];
+    let disks = protocol::Disks { layers, scratch: protocol::Uuid::max() };
     let machine =
         protocol::MachineSpec { version: 1, config, disks, user: Some("me".to_owned()), init: true };
     let start = protocol::Start { machine, time: 1, stdin: true };

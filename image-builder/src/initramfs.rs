@@ -103,19 +103,35 @@ fn pad(to: &mut impl Write, written: usize) -> io::Result<()> {
     to.write_all(&[0; 3][..written.next_multiple_of(4) - written])
 }
 
+/// The modules in an initramfs, each list in the order in which they are loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Modules {
+    /// Loaded at every start.
+    pub always: Vec<Module>,
+    /// Loaded after those, when layers are to be checked by dm-verity.
+    pub verity: Vec<Module>,
+}
+
 /// The initramfs of every containerVM: tether as `/init`, the two devices that a program needs before `/dev` is
-/// mounted, the places to mount on, and `modules` as `/modules/NN-name.ko`, to be loaded in name order.
-/// Nothing else: no shell, no libraries. At most 99 modules; the rest would sort wrongly, so it is refused.
-pub fn tether(tether: &[u8], modules: &[Module]) -> anyhow::Result<Vec<u8>> {
-    anyhow::ensure!(modules.len() <= MODULES_MAX, "{} modules: the initramfs holds 99", modules.len());
+/// mounted, the places to mount on, and the modules as `/modules/NN-name.ko` and `/modules/verity/NN-name.ko`, to be loaded
+/// in name order. Nothing else: no shell, no libraries. At most 99 modules in a folder; the rest would sort wrongly, so it is
+/// refused.
+pub fn tether(tether: &[u8], modules: &Modules) -> anyhow::Result<Vec<u8>> {
     let mut archive = Initramfs::new();
     archive.file("init", 0o755, tether);
     archive.node("dev/console", 0o600, 5, 1).node("dev/null", 0o666, 1, 3);
     for mount_point in ["dev", "proc", "sys", "run"] {
         archive.dir(mount_point, 0o755);
     }
-    for (number, module) in (1..).zip(modules) {
-        archive.file(&format!("modules/{number:02}-{}.ko", module.name), 0o644, &module.bytes);
+    for (folder, modules) in [("modules", &modules.always), ("modules/verity", &modules.verity)] {
+        anyhow::ensure!(
+            modules.len() <= MODULES_MAX,
+            "{} modules: a folder of the initramfs holds {MODULES_MAX}",
+            modules.len()
+        );
+        for (number, module) in (1..).zip(modules) {
+            archive.file(&format!("{folder}/{number:02}-{}.ko", module.name), 0o644, &module.bytes);
+        }
     }
     let mut bytes = Vec::new();
     archive.finish(&mut bytes)?;
@@ -153,7 +169,9 @@ mod tests {
     #[test]
     fn cpio_reads_what_we_write() {
         let module = |name: &str| Module { name: name.into(), bytes: b"odd".to_vec() };
-        let listed = listing(&tether(b"#!tether", &[module("virtio"), module("erofs")]).unwrap());
+        let modules =
+            Modules { always: vec![module("virtio"), module("erofs")], verity: vec![module("dm_verity")] };
+        let listed = listing(&tether(b"#!tether", &modules).unwrap());
         let expected = [
             "drwxr-xr-x 2 0 0 0 Jan 1 1970 dev",
             "crw------- 1 0 0 5, 1 Jan 1 1970 dev/console",
@@ -162,6 +180,8 @@ mod tests {
             "drwxr-xr-x 2 0 0 0 Jan 1 1970 modules",
             "-rw-r--r-- 1 0 0 3 Jan 1 1970 modules/01-virtio.ko",
             "-rw-r--r-- 1 0 0 3 Jan 1 1970 modules/02-erofs.ko",
+            "drwxr-xr-x 2 0 0 0 Jan 1 1970 modules/verity",
+            "-rw-r--r-- 1 0 0 3 Jan 1 1970 modules/verity/01-dm_verity.ko",
             "drwxr-xr-x 2 0 0 0 Jan 1 1970 proc",
             "drwxr-xr-x 2 0 0 0 Jan 1 1970 run",
             "drwxr-xr-x 2 0 0 0 Jan 1 1970 sys",
@@ -181,8 +201,11 @@ mod tests {
 
     #[test]
     fn a_number_of_modules_that_would_sort_wrongly_is_refused() {
-        let modules: Vec<_> = (0..100).map(|n| Module { name: format!("m{n}"), bytes: Vec::new() }).collect();
-        assert!(tether(b"", &modules[..99]).is_ok());
-        assert!(tether(b"", &modules).is_err());
+        let modules = |count| -> Vec<_> {
+            (0..count).map(|n| Module { name: format!("m{n}"), bytes: Vec::new() }).collect()
+        };
+        assert!(tether(b"", &Modules { always: modules(99), verity: modules(99) }).is_ok());
+        assert!(tether(b"", &Modules { always: modules(100), verity: vec![] }).is_err());
+        assert!(tether(b"", &Modules { always: vec![], verity: modules(100) }).is_err());
     }
 }

@@ -19,6 +19,6 @@ pub mod oci;
 
 pub use frame::Stream;
 pub use link::{Event, GuestLink, HostLink, Link, ProtocolError};
-pub use machine::{Disks, MachineSpec, SPEC_VERSION};
+pub use machine::{Disks, Layer, MachineSpec, RootHash, SPEC_VERSION, Verity};
 pub use message::{ExitStatus, Failure, Stage, Start, Step, ToGuest, ToHost};
 pub use uuid::Uuid;

@@ -37,7 +37,68 @@ pub struct MachineSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Disks {
     /// The image's layers, lowest first, each once. Read-only.
-    pub layers: Vec<Uuid>,
+    pub layers: Vec<Layer>,
     /// The writable disk on top of them.
     pub scratch: Uuid,
+}
+
+/// A read-only disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Layer {
+    /// What it is found by.
+    pub uuid: Uuid,
+    /// The hash tree that every block read of it is checked with; without one, nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verity: Option<Verity>,
+}
+
+/// A disk's hash tree for dm-verity (Linux, `Documentation/admin-guide/device-mapper/verity.rst`, whose names these are):
+/// hash type 1, SHA-256, no salt, data and hash blocks of 4096 bytes, all on the disk itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Verity {
+    /// The blocks that are checked, from the disk's start; more cannot be read.
+    pub num_data_blocks: u64,
+    /// Number of the tree's first block, which has the root hash.
+    pub hash_start_block: u64,
+    /// The root hash. A disk with another is refused.
+    pub root_hash: RootHash,
+}
+
+/// A SHA-256 hash: 64 lower-case hex digits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct RootHash(String);
+
+impl TryFrom<String> for RootHash {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) && text.len() == 64 {
+            true => Ok(Self(text)),
+            false => Err(format!("{text:?} is not a root hash: 64 lower-case hex digits")),
+        }
+    }
+}
+
+impl std::fmt::Display for RootHash {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_hash_is_nothing_but_hex() {
+        let hash = |text: &str| RootHash::try_from(text.to_owned());
+        assert_eq!(hash(&"0a".repeat(32)).unwrap().to_string(), "0a".repeat(32));
+        for bad in ["", &"0a".repeat(31), &"0A".repeat(32), &format!("{} - 1 x", "0a".repeat(28))] {
+            assert!(hash(bad).is_err(), "{bad:?}");
+            assert!(serde_json::from_value::<RootHash>(bad.into()).is_err());
+        }
+    }
 }

@@ -60,6 +60,14 @@ pub enum ToHost {
         /// The largest resident set that tether has had, in KiB.
         peak_rss: u64,
     },
+    /// A block of a layer that has a hash tree is not what the tree says, so it cannot be read. Once for each layer, after
+    /// [`ToGuest::Start`], and before what it may be the cause of: [`ToHost::Failed`], [`ToHost::Exited`].
+    Damaged {
+        /// The layer's place in [`Disks::layers`](crate::Disks::layers).
+        layer: u32,
+        /// The block's number, counted from the disk's start in 4096 bytes; the tree's own blocks are counted, too.
+        block: u64,
+    },
     /// The container could not be started, or tether itself failed.
     Failed(Failure),
     /// Everything is unmounted. The last message, just before power-off.

@@ -235,7 +235,7 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
 /// Runs the options' command on layer disks that no image and no store knows of, by the library's parts. Gives
 /// stdout; fails when the container does.
 pub fn run_with_layers(options: &RunOptions, layers: &[(&Path, protocol::Uuid)]) -> Result<String> {
-    run_machine(options, layers, |_| {})
+    stdout_of(machine(options, layers, |_| {})?)
 }
 
 /// Runs a script in busybox, with a machine spec that `change` has changed: for what no option of `vch run` asks for.
@@ -247,19 +247,25 @@ pub fn run_changed(script: &str, change: impl FnOnce(&mut MachineSpec)) -> Resul
     let disk = store.layer_disk(layer, &mut |_, _| {})?;
     let mut options = shell(script);
     options.env = vec!["PATH=/bin".into()];
-    run_machine(&options, &[(&disk.path, protocol::Uuid::from_bytes(disk.uuid))], change)
+    stdout_of(machine(&options, &[(&disk.path, protocol::Uuid::from_bytes(disk.uuid))], change)?)
 }
 
-fn run_machine(
+fn stdout_of(ran: Ran) -> Result<String> {
+    ensure!(ran.code() == 0, "{}", ran.outcome.sentence().unwrap_or_default());
+    Ok(String::from_utf8(ran.stdout)?)
+}
+
+/// Runs the options' command on these disks, whatever is on them, with a machine spec that `change` has changed.
+pub fn machine(
     options: &RunOptions,
     layers: &[(&Path, protocol::Uuid)],
     change: impl FnOnce(&mut MachineSpec),
-) -> Result<String> {
-    let stdout = tempfile::tempfile()?;
+) -> Result<Ran> {
+    let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
     let stdio = Stdio {
         stdin: File::open("/dev/null")?.into(),
         stdout: stdout.try_clone()?.into(),
-        stderr: File::create("/dev/null")?.into(),
+        stderr: stderr.try_clone()?.into(),
         signals: None,
     };
     let accel = vch::accel::choose(options.accel)?;
@@ -268,17 +274,20 @@ fn run_machine(
     std::fs::create_dir_all(store())?;
     let scratch = vch::scratch::create(&store(), options.scratch_size, scratch_uuid)?;
     let open = |(path, uuid): &(&Path, protocol::Uuid)| -> Result<_> {
-        Ok(vch::layers::OpenLayer { uuid: *uuid, file: File::open(path)? })
+        let file = File::open(path)?;
+        let verity = image_builder::verity::read(&file).ok();
+        Ok(vch::layers::OpenLayer { uuid: *uuid, file, name: path.display().to_string(), verity })
     };
     let layers: Vec<_> = layers.iter().map(open).collect::<Result<_>>()?;
-    let disks =
-        protocol::Disks { layers: layers.iter().map(|layer| layer.uuid).collect(), scratch: scratch_uuid };
+    let in_spec = layers.iter().map(|layer| layer.spec(options.verity)).collect::<Result<_>>()?;
+    let disks = protocol::Disks { layers: in_spec, scratch: scratch_uuid };
     let config = oci_spec::image::Config::default();
     let mut machine = vch::spec::compose(&config, options, "0123456789abcdef", disks, None, |_| Ok(None))?;
     change(&mut machine);
     let (vm, wires) = vch::vm::Vm::start("layers", options, accel, &boot, &scratch, &layers)?;
     let plan = vch::relay::Plan {
         machine,
+        layers,
         stdin: false,
         raw: false,
         debug: false,
@@ -286,7 +295,5 @@ fn run_machine(
     };
     let outcome = vch::relay::run(plan, wires, &stdio, vch::timeline::Clock::start());
     drop(vm);
-    let outcome = outcome?;
-    ensure!(outcome.code() == 0, "{}", outcome.sentence().unwrap_or_default());
-    Ok(String::from_utf8(contents(stdout)?)?)
+    Ok(Ran { outcome: outcome?, stdout: contents(stdout)?, stderr: contents(stderr)? })
 }

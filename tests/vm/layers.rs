@@ -16,7 +16,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// An image of busybox below `layers`, and options to run a script in it.
-fn image(dir: &Path, layers: Vec<Tar>, script: &str) -> Result<RunOptions> {
+pub fn image(dir: &Path, layers: Vec<Tar>, script: &str) -> Result<RunOptions> {
     let mut base = Tar::new().file("bin/busybox", 0o755, &fs::read("/bin/busybox")?);
     for applet in ["sh", "cat", "find", "ls", "stat", "sort", "sha256sum", "head", "wc", "grep", "readlink"] {
         base = base.symlink(&format!("bin/{applet}"), "busybox");

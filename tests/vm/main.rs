@@ -23,6 +23,7 @@ mod oci;
 mod signals;
 mod stdio;
 mod terminal;
+mod verity;
 
 use harness::Test;
 
@@ -38,6 +39,7 @@ fn main() {
         signals::tests(),
         stdio::tests(),
         terminal::tests(),
+        verity::tests(),
     ]
     .into_iter()
     .flatten()

@@ -38,14 +38,15 @@ pub fn find(wanted: &protocol::Disks) -> Result<Disks, Failure> {
     let found = events.wait_for(|| {
         seen = scan()?;
         let disk = |uuid: &Uuid| seen.get(uuid).cloned();
-        let layers: Option<Vec<Disk>> = wanted.layers.iter().map(disk).collect();
+        let layers: Option<Vec<Disk>> = wanted.layers.iter().map(|layer| disk(&layer.uuid)).collect();
         Ok(layers.zip(disk(&wanted.scratch)).map(|(layers, scratch)| Disks { layers, scratch }))
     })?;
     found.ok_or_else(|| Failure::new(Stage::Disks, missing(wanted, &seen)))
 }
 
 fn missing(wanted: &protocol::Disks, seen: &BTreeMap<Uuid, Disk>) -> String {
-    let names = (1..).map(|number| format!("layer {number}")).zip(&wanted.layers);
+    let layers = wanted.layers.iter().map(|layer| &layer.uuid);
+    let names = (1..).map(|number| format!("layer {number}")).zip(layers);
     let all = names.chain([("the scratch disk".to_string(), &wanted.scratch)]);
     let absent: Vec<String> = all
         .filter(|(_, uuid)| !seen.contains_key(uuid))
@@ -118,8 +119,8 @@ mod tests {
 
     #[test]
     fn a_missing_disk_is_named() {
-        let wanted =
-            protocol::Disks { layers: vec![Uuid::from_bytes([1; 16])], scratch: Uuid::from_bytes([2; 16]) };
+        let layer = protocol::Layer { uuid: Uuid::from_bytes([1; 16]), verity: None };
+        let wanted = protocol::Disks { layers: vec![layer], scratch: Uuid::from_bytes([2; 16]) };
         let disk = Disk { device: "/dev/vda".into(), filesystem: "ext4" };
         let message = missing(&wanted, &BTreeMap::from([(wanted.scratch, disk)]));
         assert!(message.contains("layer 1 (filesystem UUID 01010101-"), "{message}");

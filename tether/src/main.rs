@@ -19,6 +19,7 @@ mod boot;
 mod capabilities;
 mod cgroup;
 mod channel;
+mod device_mapper;
 mod disks;
 mod failure;
 mod kernel_log;
@@ -33,11 +34,13 @@ mod stdio;
 mod timeline;
 mod uevents;
 mod user;
+mod verity;
 
 use channel::Channel;
 use failure::Failure;
-use protocol::{SPEC_VERSION, Stage, Start, ToGuest, ToHost};
+use protocol::{MachineSpec, SPEC_VERSION, Stage, Start, ToGuest, ToHost};
 use timeline::Timeline;
+use verity::Verity;
 
 fn main() {
     power::off_on_panic();
@@ -61,8 +64,7 @@ fn main() {
 fn boot_and_connect(timeline: &mut Timeline) -> Result<Channel, Failure> {
     boot::leave_the_initramfs()?;
     let events = uevents::Uevents::open()?;
-    modules::load_all()?;
-    boot::empty_the_initramfs();
+    modules::load_always()?;
     timeline.step("modules");
     let mut channel = Channel::open(&events)?;
     channel.send(&ToHost::Ready {
@@ -76,20 +78,42 @@ fn boot_and_connect(timeline: &mut Timeline) -> Result<Channel, Failure> {
 fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> {
     let Start { machine, time, stdin } = receive_start(channel)?;
     timeline.step("spec");
+    if verity::is_wanted(&machine.disks.layers) {
+        modules::load_verity()?;
+        timeline.step("verity modules");
+    }
+    boot::empty_the_initramfs();
     timeline::set_clock(time)?;
     boot::bring_loopback_up()?;
-    let disks = disks::find(&machine.disks)?;
+    let mut disks = disks::find(&machine.disks)?;
     timeline.step("disks");
-    let root = root::Root::assemble(&disks)?;
-    timeline.step("root");
-    let cgroup = cgroup::Cgroup::create()?;
-    let outcome = process::start(&machine, stdin, &cgroup)
-        .and_then(|process| relay::run(channel, process, &cgroup, timeline));
-    // However it went: a disk is unmounted only when the last process that sees it is gone.
-    let cleaned = process::end_all(cgroup).and_then(|()| root.disassemble());
-    outcome.and(cleaned)?;
+    let mut verity = Verity::open(&machine.disks.layers, &mut disks.layers)?;
+    let outcome = run(channel, timeline, &machine, stdin, &disks, &mut verity);
+    if let Some(verity) = &mut verity {
+        verity.tell(channel)?; // it may be why
+    }
+    outcome?;
     channel.say_last(&ToHost::Stopped { timeline: timeline.take("unmounted") });
     Ok(())
+}
+
+/// From the disks to the disks: all that is mounted and started is gone when it returns.
+fn run(
+    channel: &mut Channel,
+    timeline: &mut Timeline,
+    machine: &MachineSpec,
+    stdin: bool,
+    disks: &disks::Disks,
+    verity: &mut Option<Verity>,
+) -> Result<(), Failure> {
+    let root = root::Root::assemble(disks)?;
+    timeline.step("root");
+    let cgroup = cgroup::Cgroup::create()?;
+    let outcome = process::start(machine, stdin, &cgroup)
+        .and_then(|process| relay::run(channel, process, &cgroup, verity, timeline));
+    // However it went: a disk is unmounted only when the last process that sees it is gone.
+    let cleaned = process::end_all(cgroup).and_then(|()| root.disassemble());
+    outcome.and(cleaned)
 }
 
 fn receive_start(channel: &mut Channel) -> Result<Start, Failure> {

@@ -1,4 +1,7 @@
 //! Kernel modules: those in the initramfs, in the order of their names.
+//!
+//! Each costs the start of every containerVM, so those that few need stand in folders of their own and are loaded when the
+//! machine spec asks for what they do.
 
 use crate::boot::INITRAMFS;
 use crate::failure::{Context, Failure};
@@ -9,11 +12,19 @@ use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-/// Loads `/modules/*` of the initramfs. Whoever made it has put them into dependency order. A kernel with
-/// everything built in has no such folder.
-pub fn load_all() -> Result<(), Failure> {
-    let folder = format!("{INITRAMFS}/modules");
-    let entries = match fs::read_dir(&folder) {
+/// Loads the modules that every machine needs: `/modules/*.ko` of the initramfs.
+pub fn load_always() -> Result<(), Failure> {
+    load_folder(&format!("{INITRAMFS}/modules"))
+}
+
+/// Loads those for dm-verity: `/modules/verity/*.ko`.
+pub fn load_verity() -> Result<(), Failure> {
+    load_folder(&format!("{INITRAMFS}/modules/verity"))
+}
+
+/// Whoever made the initramfs has put them into dependency order. A kernel with everything built in has no such folder.
+fn load_folder(folder: &str) -> Result<(), Failure> {
+    let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         entries => entries.at(Modules, || format!("reading {folder}"))?,
     };
@@ -21,6 +32,7 @@ pub fn load_all() -> Result<(), Failure> {
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()
         .at(Modules, || format!("reading {folder}"))?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "ko"));
     paths.sort();
     paths.iter().try_for_each(|path| load(path))
 }

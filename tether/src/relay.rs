@@ -12,6 +12,7 @@ use crate::kernel_log;
 use crate::process::{self, Process, Reaped, Report};
 use crate::stdio;
 use crate::timeline::Timeline;
+use crate::verity::Verity;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -26,11 +27,20 @@ pub fn run(
     channel: &mut Channel,
     process: Process,
     cgroup: &Cgroup,
+    verity: &mut Option<Verity>,
     timeline: &mut Timeline,
 ) -> Result<(), Failure> {
     let poller = Poller::new()?;
-    let mut relay =
-        Relay { channel, process, cgroup, timeline, poller, phase: Phase::Starting, childless: false };
+    let mut relay = Relay {
+        channel,
+        process,
+        cgroup,
+        verity,
+        timeline,
+        poller,
+        phase: Phase::Starting,
+        childless: false,
+    };
     if relay.process.terminal {
         // Everything comes by the terminal, which the child makes; these pipes are not used.
         relay.process.stdio = stdio::Ours { stdin: None, stdout: None, stderr: None };
@@ -60,6 +70,7 @@ struct Relay<'a> {
     channel: &'a mut Channel,
     process: Process,
     cgroup: &'a Cgroup,
+    verity: &'a mut Option<Verity>,
     timeline: &'a mut Timeline,
     poller: Poller,
     phase: Phase,
@@ -79,6 +90,7 @@ impl Relay<'_> {
                 Source::Stdout => self.read_output(Stream::Stdout)?,
                 Source::Stderr => self.read_output(Stream::Stderr)?,
                 Source::Stdin => self.write_stdin()?,
+                Source::Damage => self.tell_damage()?,
             }
         }
         while let Some(event) = self.channel.link.event() {
@@ -108,6 +120,9 @@ impl Relay<'_> {
             self.process.reports.fd(),
             when(self.phase == Phase::Starting, input),
         )?;
+        if let Some(verity) = &*self.verity {
+            poller.look(Source::Damage, &verity.fd(), input)?;
+        }
         for (source, stream, fd) in
             [(Source::Stdout, Stream::Stdout, &stdio.stdout), (Source::Stderr, Stream::Stderr, &stdio.stderr)]
         {
@@ -252,6 +267,10 @@ impl Relay<'_> {
         Ok(())
     }
 
+    fn tell_damage(&mut self) -> Result<(), Failure> {
+        self.verity.as_mut().map_or(Ok(()), |verity| verity.tell(self.channel))
+    }
+
     /// Once the process is dead and all its output has been sent, says how it ended.
     fn report_exit(&mut self) -> Result<(), Failure> {
         let Phase::Dead(status) = self.phase else { return Ok(()) };
@@ -259,6 +278,7 @@ impl Relay<'_> {
             return Ok(());
         }
         self.phase = Phase::Reported;
+        self.tell_damage()?;
         let by_sigkill = status == ExitStatus::Signal { signal: libc::SIGKILL, core: false };
         let out_of_memory = by_sigkill && kernel_log::out_of_memory(self.process.pid.as_raw());
         let status = if out_of_memory { ExitStatus::Oom } else { status };
@@ -277,11 +297,12 @@ enum Source {
     Stdin,
     Stdout,
     Stderr,
+    Damage,
 }
 
 impl Source {
-    const ALL: [Self; 6] =
-        [Self::Channel, Self::Reports, Self::Deaths, Self::Stdin, Self::Stdout, Self::Stderr];
+    const ALL: [Self; 7] =
+        [Self::Channel, Self::Reports, Self::Deaths, Self::Stdin, Self::Stdout, Self::Stderr, Self::Damage];
 
     fn of(stream: Stream) -> Self {
         match stream {

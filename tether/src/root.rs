@@ -21,11 +21,12 @@ impl Root {
         for (number, layer) in disks.layers.iter().enumerate() {
             let target = format!("/layers/{number}");
             fs::create_dir(&target).at(Stage::Root, || format!("making {target}"))?;
-            mount_disk(layer, &target, MsFlags::MS_RDONLY, None)?;
+            let name = format!("layer {}", number + 1);
+            mount_disk(&name, layer, &target, MsFlags::MS_RDONLY, None)?;
             mounted.push(target);
         }
         // No thread shall fill in the inode tables of a disk that is thrown away soon.
-        mount_disk(&disks.scratch, "/scratch", MsFlags::empty(), Some("noinit_itable"))?;
+        mount_disk("the scratch disk", &disks.scratch, "/scratch", MsFlags::empty(), Some("noinit_itable"))?;
         mounted.push("/scratch".into());
         prepare_scratch(mounted.len() - 2)?;
         mount_overlay(disks.layers.len())?;
@@ -42,10 +43,16 @@ impl Root {
     }
 }
 
-fn mount_disk(disk: &Disk, target: &str, flags: MsFlags, data: Option<&str>) -> Result<(), Failure> {
+fn mount_disk(
+    name: &str,
+    disk: &Disk,
+    target: &str,
+    flags: MsFlags,
+    data: Option<&str>,
+) -> Result<(), Failure> {
     let Disk { device, filesystem } = disk;
     mount(Some(device), target, Some(*filesystem), flags, data)
-        .at(Stage::Root, || format!("mounting {} ({filesystem}) on {target}", device.display()))
+        .at(Stage::Root, || format!("mounting {name}, {} ({filesystem}) on {target}", device.display()))
 }
 
 /// The overlay's root folder shows the upper folder's owner and mode: take them from the top layer.

@@ -1,12 +1,13 @@
 //! Kernel events about devices that come and go, so that waiting for one needs no polling.
 
 use crate::failure::{Context, Failure};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
 use protocol::Stage;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How long a device may take to appear.
@@ -33,6 +34,23 @@ impl Uevents {
         Ok(Self(socket))
     }
 
+    /// To be polled.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// The next event, if one has come: fields that each end with NUL, `NAME=VALUE` from the second on.
+    pub fn receive<'a>(&self, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+        loop {
+            match recv(self.0.as_raw_fd(), buffer, MsgFlags::empty()) {
+                Ok(length) => return buffer.get(..length),
+                // Some were lost: what has come is still there.
+                Err(Errno::ENOBUFS | Errno::EINTR) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
     /// Calls `look` until it finds something: now, and after each event, until [`DEADLINE`] has passed.
     pub fn wait_for<T>(
         &self,
@@ -56,6 +74,6 @@ impl Uevents {
     /// Events only say that it is worth looking again: what they tell is not read.
     fn drain(&self) {
         let mut event = [0; 4096];
-        while recv(self.0.as_raw_fd(), &mut event, MsgFlags::empty()).is_ok() {}
+        while self.receive(&mut event).is_some() {}
     }
 }

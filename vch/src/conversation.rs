@@ -37,6 +37,10 @@ pub struct Conversation {
     start: Option<Box<Start>>,
     connected: bool,
     unmounted: bool,
+    /// For each layer, whether the guest may still say that it is damaged.
+    checked: Vec<bool>,
+    /// Layers that it has found damaged, by their place in the spec, and the damaged block. Taken by the owner.
+    pub damaged: Vec<(usize, u64)>,
     /// The guest's steps so far.
     pub timeline: Vec<Step>,
     /// The largest resident set that tether has had, in KiB.
@@ -47,6 +51,8 @@ impl Conversation {
     /// Will run `machine`, and send stdin if `stdin`.
     pub fn new(machine: MachineSpec, stdin: bool) -> Self {
         Self {
+            checked: machine.disks.layers.iter().map(|layer| layer.verity.is_some()).collect(),
+            damaged: Vec::new(),
             link: HostLink::host(),
             phase: Phase::Booting,
             start: Some(Box::new(Start { machine, time: 0, stdin })),
@@ -97,6 +103,11 @@ impl Conversation {
                 self.peak_rss = peak_rss;
                 self.phase = Phase::Draining(status);
             }
+            (phase, ToHost::Damaged { layer, block })
+                if !matches!(phase, Phase::Booting | Phase::Failed(_)) =>
+            {
+                self.damage(usize::try_from(layer)?, block)?;
+            }
             (Phase::Booting | Phase::Starting | Phase::Running, ToHost::Failed(failure)) => {
                 self.phase = Phase::Failed(failure);
             }
@@ -112,6 +123,15 @@ impl Conversation {
             }
             (phase, message) => bail!("it says {:?} while {phase}", Kind(&message)),
         }
+        Ok(())
+    }
+
+    fn damage(&mut self, layer: usize, block: u64) -> Result<()> {
+        match self.checked.get_mut(layer) {
+            Some(checked) if *checked => *checked = false,
+            _ => bail!("it says what it cannot know, or has said: that layer {layer} is damaged"),
+        }
+        self.damaged.push((layer, block));
         Ok(())
     }
 
@@ -189,6 +209,7 @@ impl fmt::Debug for Kind<'_> {
             ToHost::Ready { .. } => "Ready",
             ToHost::Started { .. } => "Started",
             ToHost::Exited { .. } => "Exited",
+            ToHost::Damaged { .. } => "Damaged",
             ToHost::Failed(_) => "Failed",
             ToHost::Stopped { .. } => "Stopped",
         })

@@ -7,11 +7,12 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow};
 use image_builder::image::Layer;
 use image_builder::store::{LayerDisk, LayerStore};
+use image_builder::verity;
 use nix::sys::signal::Signal;
-use protocol::Uuid;
+use protocol::{RootHash, Uuid, Verity};
 
 use crate::progress::Progress;
 use crate::stdio::Stdio;
@@ -26,6 +27,35 @@ pub struct OpenLayer {
     pub uuid: Uuid,
     /// The disk.
     pub file: File,
+    /// What it is for people: the layer's place and diffID, the disk's path.
+    pub name: String,
+    /// Its hash tree, if it has one.
+    pub verity: Option<verity::Info>,
+}
+
+impl OpenLayer {
+    /// What the guest is told of it: with its hash tree if the guest is to check it.
+    ///
+    /// # Errors
+    /// It has no hash tree.
+    pub fn spec(&self, check: bool) -> Result<protocol::Layer> {
+        let verity = check.then(|| {
+            let tree = self.verity.as_ref().with_context(|| format!("{} has no hash tree", self.name))?;
+            let root_hash = RootHash::try_from(tree.root_hash.hex()).map_err(Error::msg)?;
+            anyhow::Ok(Verity {
+                num_data_blocks: tree.geometry.data_blocks(),
+                hash_start_block: tree.geometry.hash_start(),
+                root_hash,
+            })
+        });
+        Ok(protocol::Layer { uuid: self.uuid, verity: verity.transpose()? })
+    }
+
+    /// The words for a block of it that the guest has found damaged.
+    pub fn damage(&self, block: u64) -> String {
+        let what = self.verity.as_ref().map(|tree| tree.geometry.damage(block).to_string());
+        format!("{}: {}", self.name, what.unwrap_or_else(|| format!("block {block} is damaged")))
+    }
 }
 
 /// What came of preparing the layers.
@@ -57,7 +87,7 @@ pub fn prepare(dir: &Path, layers: &[Layer], stdio: &Stdio) -> Result<Prepared> 
                 let mut report = |bytes, all| {
                     let _ = done.send((i + 1, layers.len(), bytes, all));
                 };
-                open(&store.layer_disk(layer, &mut report)?)
+                open(&store.layer_disk(layer, &mut report)?, &format!("layer {} of {}", i + 1, layers.len()))
             })
             .collect()
     });
@@ -77,10 +107,15 @@ pub fn prepare(dir: &Path, layers: &[Layer], stdio: &Stdio) -> Result<Prepared> 
     worker.join().map_err(|_| anyhow!("the thread that builds layer disks panicked"))?.map(Prepared::Layers)
 }
 
-fn open(disk: &LayerDisk) -> Result<OpenLayer> {
+fn open(disk: &LayerDisk, place: &str) -> Result<OpenLayer> {
     let file =
         File::open(&disk.path).with_context(|| format!("cannot open layer disk {}", disk.path.display()))?;
-    Ok(OpenLayer { uuid: Uuid::from_bytes(disk.uuid), file })
+    Ok(OpenLayer {
+        uuid: Uuid::from_bytes(disk.uuid),
+        file,
+        name: format!("{place} ({}), {}", disk.diff_id, disk.path.display()),
+        verity: Some(disk.verity.clone()),
+    })
 }
 
 /// Each layer once. Where one stands several times (empty layers do), only its topmost place counts: overlayfs refuses

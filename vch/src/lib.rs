@@ -48,7 +48,7 @@ use protocol::{Disks, Uuid};
 
 use accel::Accel;
 use boot::Boot;
-use layers::{OpenLayer, Prepared};
+use layers::Prepared;
 use name::Name;
 use relay::{Gone, Plan};
 use timeline::Clock;
@@ -81,7 +81,8 @@ pub fn run(options: &RunOptions, stdio: &Stdio) -> Result<Outcome> {
 
     let id = random::id().context("cannot make an ID")?;
     let uuid = Uuid::from_bytes(random::bytes()?);
-    let disks = Disks { layers: layers.iter().map(|layer| layer.uuid).collect(), scratch: uuid };
+    let in_spec = layers.iter().map(|layer| layer.spec(options.verity)).collect::<Result<_>>()?;
+    let disks = Disks { layers: in_spec, scratch: uuid };
     let config = image.config.config().clone().unwrap_or_default();
     let size = terminal::size(&stdio.stdin);
     let machine = spec::compose(&config, options, &id, disks, size, host_variable)?;
@@ -98,8 +99,10 @@ pub fn run(options: &RunOptions, stdio: &Stdio) -> Result<Outcome> {
     let name = options.name.as_deref().unwrap_or(&id);
     let (mut vm, wires) = Vm::start(name, options, accel, &boot, &scratch, &layers)?;
     clock.step("QEMU is started");
+    drop(scratch);
     let plan = Plan {
         machine,
+        layers,
         stdin,
         raw: options.tty && stdin && stdio.stdin.is_terminal(),
         debug: options.debug,
@@ -108,7 +111,6 @@ pub fn run(options: &RunOptions, stdio: &Stdio) -> Result<Outcome> {
             Accel::Tcg => Duration::from_secs(180),
         }),
     };
-    drop::<(Vec<OpenLayer>, std::fs::File)>((layers, scratch));
     relay::run(plan, wires, stdio, clock).map_err(|error| explain(error, &mut vm))
 }
 

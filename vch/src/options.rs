@@ -73,6 +73,10 @@ pub struct RunOptions {
     #[arg(long)]
     pub read_only: bool,
 
+    /// Check every block that is read of a layer with the layer's hash tree (dm-verity); a damaged one cannot be read
+    #[arg(long)]
+    pub verity: bool,
+
     /// Size of the disk that takes what the container writes; it is sparse, and gone with the VM
     #[arg(long, value_name = "SIZE", default_value = "1g", value_parser = scratch)]
     pub scratch_size: u64,

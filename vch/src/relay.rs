@@ -21,6 +21,7 @@ use protocol::{MachineSpec, Stream};
 use crate::console::Console;
 use crate::conversation::{Conversation, Phase};
 use crate::exit::{End, Outcome};
+use crate::layers::OpenLayer;
 use crate::progress::Progress;
 use crate::qmp::{CAPABILITIES, Event, Monitor};
 use crate::signals;
@@ -46,6 +47,8 @@ const CHUNK: usize = 64 << 10;
 pub struct Plan {
     /// What it is told to run.
     pub machine: MachineSpec,
+    /// Its layers, as they stand in the machine spec.
+    pub layers: Vec<OpenLayer>,
     /// Whether stdin is sent.
     pub stdin: bool,
     /// Whether stdin is a terminal that goes raw, and whose size is the container's terminal's.
@@ -82,6 +85,7 @@ pub fn run(plan: Plan, wires: Wires, stdio: &Stdio, clock: Clock) -> Result<Outc
 
 struct Relay<'a> {
     talk: Conversation,
+    layers: Vec<OpenLayer>,
     wires: Wires,
     stdio: &'a Stdio,
     stdin: Option<Input>,
@@ -145,6 +149,7 @@ impl<'a> Relay<'a> {
         Ok(Self {
             size: plan.machine.config.process.console_size,
             talk: Conversation::new(plan.machine, plan.stdin),
+            layers: plan.layers,
             wires,
             stdio,
             stdin: if plan.stdin { Some(Input::new(&stdio.stdin)?) } else { None },
@@ -230,11 +235,23 @@ impl<'a> Relay<'a> {
         let mut chunk = [0; CHUNK];
         let count = read(Source::Channel, &self.wires.channel, &mut chunk, &mut self.open)?;
         let before = self.talk.phase().clone();
-        self.talk.receive(chunk.get(..count).unwrap_or_default())?;
+        let received = self.talk.receive(chunk.get(..count).unwrap_or_default());
+        self.warn_of_damage();
+        received?;
         if before != *self.talk.phase() {
             self.entered()?;
         }
         Ok(())
+    }
+
+    /// Says which layers the guest has found damaged.
+    fn warn_of_damage(&mut self) {
+        for (layer, block) in self.talk.damaged.drain(..) {
+            self.progress.clear(self.stdio);
+            let what = self.layers.get(layer).map_or_else(String::new, |layer| layer.damage(block));
+            let line = format!("vch: warning: {what}; without the file, the next run makes it anew");
+            self.stderr.say(&line);
+        }
     }
 
     /// A new phase has begun.

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use image_builder::initramfs::Modules;
 use image_builder::kernel::KernelTree;
 use image_builder::{initramfs, kernel as kernel_image, testimage};
 
@@ -63,17 +64,20 @@ impl Signatures {
     }
 }
 
-/// The initramfs, from tether and the modules that `iso/modules` names.
+/// The initramfs, from tether and the modules that `iso/modules` and `iso/modules.verity` name.
 pub fn initrd(workspace: &Workspace, tree: &KernelTree, signatures: Signatures) -> Result<()> {
     let tether = workspace.target.join(MUSL).join("release/tether");
     let initrd = workspace.bootstrap().join(signatures.initrd());
-    let list = workspace.root.join("iso/modules");
-    if !is_stale(&initrd, &[&tether, &list, tree.vmlinuz()])? {
+    let lists = ["iso/modules", "iso/modules.verity"].map(|list| workspace.root.join(list));
+    if !is_stale(&initrd, &[&tether, &lists[0], &lists[1], tree.vmlinuz()])? {
         return Ok(());
     }
-    let mut modules = tree.modules(&module_names(&workspace.iso_data("modules")?))?;
+    let load = |list| tree.modules(&module_names(&workspace.iso_data(list)?));
+    let mut modules = Modules { always: load("modules")?, verity: load("modules.verity")? };
+    modules.verity.retain(|module| !modules.always.contains(module));
     if signatures == Signatures::Cut {
-        modules.iter_mut().for_each(kernel_image::Module::strip_signature);
+        let all = modules.always.iter_mut().chain(&mut modules.verity);
+        all.for_each(kernel_image::Module::strip_signature);
     }
     let tether = fs::read(&tether).with_context(|| format!("reading {}", tether.display()))?;
     write(&initrd, &initramfs::tether(&tether, &modules)?)

@@ -24,7 +24,7 @@ pub enum Damage {
 impl fmt::Display for Damage {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Root => write!(out, "it does not have the root hash"),
+            Self::Root => write!(out, "its hash tree does not have the root hash that is expected"),
             Self::Tree(block) => write!(out, "block {block}, of the hash tree, is damaged"),
             Self::Data(block) => write!(out, "block {block} is damaged"),
         }
@@ -53,10 +53,9 @@ pub fn check(file: &File, root_hash: &Digest) -> Result<Option<Damage>> {
             }
             Ok(())
         })?;
-        match wrong.into_inner() {
-            u64::MAX => {}
-            block if below.start == 0 => return Ok(Some(Damage::Data(block))),
-            block => return Ok(Some(Damage::Tree(block))),
+        let wrong = wrong.into_inner();
+        if wrong != u64::MAX {
+            return Ok(Some(info.geometry.damage(wrong)));
         }
     }
     Ok(None)

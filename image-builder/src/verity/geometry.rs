@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use anyhow::{Result, ensure};
 
-use super::{BLOCK, BLOCK_SIZE};
+use super::{BLOCK, BLOCK_SIZE, Damage};
 
 /// Hashes in a tree block, of [`HASH`] bytes each.
 pub(super) const HASHES: usize = BLOCK_SIZE / 32;
@@ -89,6 +89,15 @@ impl Geometry {
             let start = level.start * BLOCK;
             start..start + self.data_blocks * HASH
         })
+    }
+
+    /// What it means that block `number` of the file does not have the hash that is expected.
+    pub fn damage(&self, number: u64) -> Damage {
+        match number {
+            _ if number == self.top() => Damage::Root,
+            _ if number < self.data_blocks => Damage::Data(number),
+            _ => Damage::Tree(number),
+        }
     }
 
     /// The number of the block whose hash is the root hash.

@@ -113,15 +113,20 @@ fn all(descriptor: OwnedFd) -> Vec<u8> {
     bytes
 }
 
+/// One layer, with a hash tree.
 fn plan(boot_timeout: Duration) -> Plan {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(2 * 4096).unwrap();
+    let verity = image_builder::verity::append(&file, 2 * 4096, [0; 16]).unwrap();
+    let layer = OpenLayer { uuid: Uuid::nil(), file, name: "layer 1 of 1".into(), verity: Some(verity) };
     let machine = MachineSpec {
         version: SPEC_VERSION,
         config: protocol::oci::Spec::default(),
-        disks: Disks { layers: vec![], scratch: Uuid::nil() },
+        disks: Disks { layers: vec![layer.spec(true).unwrap()], scratch: Uuid::nil() },
         user: None,
         init: true,
     };
-    Plan { machine, stdin: true, raw: false, debug: false, boot_timeout }
+    Plan { machine, layers: vec![layer], stdin: true, raw: false, debug: false, boot_timeout }
 }
 
 /// Runs the loop between a guest and a user, each on a thread of its own.
@@ -269,6 +274,35 @@ fn liars() {
         |guest: Guest| guest.started().send(&ToHost::Ready { tether: String::new(), timeline: vec![] });
     let told = error(between(twice, drop, MINUTE));
     assert!(told.contains("it says Ready while the container runs"), "{told}");
+
+    let damaged = |layer| ToHost::Damaged { layer, block: 1 };
+    let no_such_layer = move |guest: Guest| guest.started().send(&damaged(1));
+    let told = error(between(no_such_layer, drop, MINUTE));
+    assert!(told.contains("that layer 1 is damaged"), "{told}");
+    let again = move |guest: Guest| {
+        let mut guest = guest.started();
+        guest.send(&damaged(0));
+        guest.send(&damaged(0));
+    };
+    let told = error(between(again, |user: User| drop(all(user.stderr)), MINUTE));
+    assert!(told.contains("that layer 0 is damaged"), "{told}");
+}
+
+#[test]
+fn a_damaged_layer_is_named_and_the_container_goes_on() {
+    let guest = |guest: Guest| {
+        let mut guest = guest.started();
+        guest.write(Stream::Stderr, b"before\n");
+        guest.send(&ToHost::Damaged { layer: 0, block: u64::MAX });
+        guest.leaves(ExitStatus::Code(5));
+    };
+    let user = |user: User| {
+        let text = String::from_utf8(all(user.stderr)).unwrap();
+        let warning =
+            format!("vch: warning: layer 1 of 1: block {}, of the hash tree, is damaged; ", u64::MAX);
+        assert!(text.contains("before\n") && text.contains(&warning), "{text}");
+    };
+    assert_eq!(between(guest, user, MINUTE).unwrap().code(), 5);
 }
 
 #[test]

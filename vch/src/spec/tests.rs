@@ -9,7 +9,8 @@ fn words(text: &str) -> Vec<String> {
 }
 
 fn disks() -> Disks {
-    Disks { layers: vec![Uuid::from_bytes([1; 16])], scratch: Uuid::from_bytes([2; 16]) }
+    let layer = protocol::Layer { uuid: Uuid::from_bytes([1; 16]), verity: None };
+    Disks { layers: vec![layer], scratch: Uuid::from_bytes([2; 16]) }
 }
 
 fn composed(image: &Config, options: &RunOptions) -> Result<MachineSpec> {
