@@ -44,7 +44,7 @@ enum Look {
 use Look::{File, Program, StaticProgram};
 
 /// What is looked for, Debian's package with it, and the tasks that need it.
-const NEEDS: [(Look, &str, &[Task]); 17] = [
+const NEEDS: [(Look, &str, &[Task]); 20] = [
     (StaticProgram(BUSYBOX), "busybox-static", &[Task::Build]),
     (Program("dpkg-deb"), "dpkg", &[Task::Build]),
     (Program("cc"), "gcc", &[Task::Build]),
@@ -57,6 +57,9 @@ const NEEDS: [(Look, &str, &[Task]); 17] = [
     (File("/usr/lib/systemd/boot/efi/linuxx64.efi.stub"), "systemd-boot-efi", &[Task::Iso]),
     (File("/usr/share/ovmf/OVMF.fd"), "ovmf", &[Task::Uefi]),
     (Program("fsck.erofs"), "erofs-utils", &[Task::Test]),
+    (Program("docker-registry"), "docker-registry", &[Task::Test]),
+    (Program("openssl"), "openssl", &[Task::Test]),
+    (Program("skopeo"), "skopeo", &[Task::Test]),
     (Program("umoci"), "umoci", &[Task::Test]),
     (Program("mkfs.xfs"), "xfsprogs", &[Task::Test]),
     (Program("cpio"), "cpio", &[Task::Test]),
