@@ -21,6 +21,7 @@ pub mod image;
 pub mod initramfs;
 pub mod iso;
 pub mod kernel;
+pub mod size;
 pub mod source;
 pub mod store;
 pub mod tarball;

@@ -22,24 +22,42 @@ struct Cli {
 enum Command {
     /// Build the layer disks of an image and print each: diffID, path, size in bytes
     Build(cli::build::Args),
+    /// Bring an image into the store, by its name in a registry, and print its name (of one that has none, the ID)
+    Pull(cli::pull::Args),
+    /// List the store's images; or a folder on a disk, without mounting it
+    Ls(cli::ls::Args),
+    /// Print what is known of images as JSON, as docker does
+    Inspect(cli::inspect::Args),
+    /// Give an image a further name
+    Tag(cli::tag::Args),
+    /// Remove names, and images that have no other; layers go that no other image uses
+    Rm(cli::rm::Args),
+    /// Remove images without a name, layers that no image uses, and what died processes left
+    Prune(cli::rm::PruneArgs),
+    /// Check every byte of the layers in the store
+    Verify(cli::verify::Args),
+    /// Write an image as an OCI layout whose layers have the same diffIDs
+    Export(cli::export::Args),
     /// Print a file on a disk, without mounting it
     Cat(cli::cat::Args),
     /// Print what a container changed: A(dded), C(hanged), D(eleted), and the path
     Diff(cli::diff::Args),
-    /// Print an image's config as JSON
-    Inspect(cli::inspect::Args),
-    /// List a folder on a disk, without mounting it
-    Ls(cli::ls::Args),
 }
 
 fn main() -> ExitCode {
     let Cli { common, command } = Cli::parse();
     let result = match command {
         Command::Build(args) => args.run(&common),
+        Command::Pull(args) => args.run(&common),
+        Command::Ls(args) => args.run(&common),
+        Command::Inspect(args) => args.run(&common),
+        Command::Tag(args) => args.run(&common),
+        Command::Rm(args) => args.run(&common),
+        Command::Prune(args) => args.run(&common),
+        Command::Verify(args) => args.run(&common),
+        Command::Export(args) => args.run(&common),
         Command::Cat(args) => args.run(&common),
         Command::Diff(args) => args.run(&common),
-        Command::Inspect(args) => args.run(&common),
-        Command::Ls(args) => args.run(&common),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -48,4 +66,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    use clap::CommandFactory;
+    Cli::command().debug_assert();
 }

@@ -26,7 +26,7 @@ pub mod random;
 pub mod relay;
 pub mod scratch;
 pub mod signals;
-pub mod size;
+pub use image_builder::size;
 pub mod spec;
 pub mod stdio;
 pub mod terminal;

@@ -1,11 +1,10 @@
-//! `build IMAGE`: the layer disks of an image, without a record of it.
+//! `build IMAGE`: the layer disks of an image. It is kept in the store like a pulled one.
 
 use anyhow::{Context, Result};
-use image_builder::store::{LayerFs, LayerStore};
+use image_builder::store::LayerFs;
 use serde_json::json;
 
 use super::Common;
-use super::progress::Progress;
 use super::source::Source;
 
 #[derive(clap::Args)]
@@ -19,17 +18,19 @@ pub struct Args {
 
 impl Args {
     pub fn run(&self, common: &Common) -> Result<()> {
-        let image = self.source.open(common)?;
-        let store = LayerStore::open(common.store_dir()?)?;
-        for (i, layer) in image.layers.iter().enumerate() {
-            let mut progress = Progress::new(format!("layer {} of {}", i + 1, image.layers.len()));
-            let disk = store
-                .layer_disk(layer, &mut |done, total| progress.show(done, total))
-                .and_then(|disk| store.layer_disk_as(disk, self.fs))
-                .with_context(|| format!("image {:?}", self.source.image))?;
-            let (diff_id, path, size) = (disk.diff_id.to_string(), disk.path.display(), disk.length);
-            let value = json!({ "diffID": diff_id, "path": path.to_string(), "size": size });
-            common.print(&format!("{diff_id} {path} {size}"), &value)?;
+        let (image, name) = self.source.open(common)?;
+        let store = self.source.how.store(common)?;
+        let (_, held) = self.source.how.pull(common, &image, name.as_ref(), &self.source.image)?;
+        for layer in &image.layers {
+            let disk = held.iter().map(|held| &held.disk).find(|disk| disk.diff_id == layer.diff_id);
+            let disk = disk.context("a layer has no disk")?.clone();
+            let disk = store.layers().layer_disk_as(disk, self.fs)?;
+            let (path, size) = (disk.path.display(), disk.length);
+            let text = format!("{} {path} {size}", disk.diff_id);
+            let value = json!({
+                "diffID": disk.diff_id, "path": path.to_string(), "size": size, "rootHash": disk.verity.root_hash,
+            });
+            common.print(&text, &value)?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! `ls DISK [PATH]`: a folder on a disk, in long form.
+//! `ls DISK [PATH]`: a folder on a disk, in long form. `ls` alone: the store's images.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -13,21 +13,24 @@ use super::names::{json_name, shown};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The disk: a layer disk, a scratch disk or a volume (EROFS or ext4, raw)
-    disk: PathBuf,
+    #[command(flatten)]
+    images: super::images::Args,
+    /// A disk: a layer disk, a scratch disk or a volume (EROFS or ext4, raw)
+    disk: Option<PathBuf>,
     /// The folder or file on it
     #[arg(default_value = "/")]
     path: OsString,
     /// All that is below the folder, too
-    #[arg(short = 'R', long)]
+    #[arg(short = 'R', long, requires = "disk")]
     recursive: bool,
 }
 
 impl Args {
     pub fn run(&self, common: &Common) -> Result<()> {
-        let disk = Disk::open(&self.disk)?;
+        let Some(path) = &self.disk else { return self.images.run(common) };
+        let disk = Disk::open(path)?;
         self.list(common, &disk)
-            .with_context(|| format!("cannot list {:?} on disk {}", self.path, self.disk.display()))
+            .with_context(|| format!("cannot list {:?} on disk {}", self.path, path.display()))
     }
 
     fn list(&self, common: &Common, disk: &Disk) -> Result<()> {

@@ -14,11 +14,18 @@ use serde::Serialize;
 pub mod build;
 pub mod cat;
 pub mod diff;
+pub mod export;
+mod human;
+pub mod images;
 pub mod inspect;
 pub mod ls;
 mod names;
 mod progress;
+pub mod pull;
+pub mod rm;
 mod source;
+pub mod tag;
+pub mod verify;
 
 /// What every command takes.
 #[derive(Args)]

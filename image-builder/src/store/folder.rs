@@ -91,7 +91,6 @@ impl Folder {
     ///
     /// # Errors
     /// As [`Folder::share`].
-    #[expect(dead_code, reason = "for removing, which is the next commit")]
     pub fn exclude(&self) -> Result<Lock> {
         let file = self.lock_file()?;
         retry(|| file.lock()).context("cannot lock the store")?;

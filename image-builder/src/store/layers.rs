@@ -146,7 +146,8 @@ impl LayerStore {
         }
     }
 
-    pub(super) fn path(&self, diff_id: &Digest) -> PathBuf {
+    /// Where the disk of `diff_id` is, or would be.
+    pub fn path(&self, diff_id: &Digest) -> PathBuf {
         self.folder.layers().join(format!("{}.erofs", diff_id.hex()))
     }
 
@@ -222,6 +223,9 @@ impl LayerStore {
         verity::append(disk.file(), summary.length, options.uuid)
             .with_context(|| format!("cannot make the disk in {}", dir.display()))?;
         recorder.finish()?;
+        // What takes long comes before the lock, which is there so that nobody takes a recipe without a disk for rubbish.
+        disk.sync()?;
+        let _lock = self.folder.share()?;
         recipe.replace(&self.recipe_path(&layer.diff_id))?;
         disk.publish(&self.path(&layer.diff_id))
     }

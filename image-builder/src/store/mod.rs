@@ -3,6 +3,8 @@
 //! ```text
 //! version                           of this form: 1
 //! lock                              flock: see below
+//! names/HEX.json                    a name and the image it stands for; HEX is the digest of the name
+//! images/sha256/HEX.json            an image: its config, its layers; HEX is its ID, the digest of its config
 //! layers/sha256/HEX.erofs           a layer's disk, with its hash tree; HEX is the diffID
 //! layers/sha256/HEX.ext4            the same tree as ext4, where that was asked for ([`LayerFs`])
 //! layers/sha256/HEX.tarsplit        its recipe: what of the tar stream is not on the disk
@@ -13,8 +15,9 @@
 //! Promises:
 //! - What has a name is whole: files are written without one (`O_TMPFILE`), synced, and linked or renamed in; a layer's
 //!   only when the blob's size and digest and the diffID agree with the image. A process that is killed at any moment
-//!   leaves nothing that is ever mistaken for a layer.
-//! - Order: recipe, disk. So a disk has its recipe.
+//!   leaves nothing but what [`ImageStore::prune`] clears away; nothing it leaves is ever mistaken for a layer or an image.
+//! - Order: recipe, disk, image, name; removed in the reverse. So a disk has its recipe, a name its image, and an image
+//!   its layers (unless someone removes them by hand: then they are missing, and the next pull makes them anew).
 //! - Two processes that build the same layer both succeed; one disk stays.
 //! - Who makes, picks or runs a layer holds a shared flock on its disk ([`HeldLayer`]), so an image that is being pulled
 //!   or run loses nothing. Removing takes an exclusive one without waiting and leaves what it does not get.
@@ -26,17 +29,27 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 mod chain;
+mod export;
 mod ext4;
+mod fetch;
 mod folder;
+mod images;
 mod layers;
 mod pending;
 mod pipe;
 mod recipe;
+mod record;
+mod remove;
 mod unpack;
+mod verify;
 
 pub use chain::{ChainDisk, chain_id};
 pub use ext4::LayerFs;
+pub use fetch::{Event, topmost};
+pub use images::{ImageStore, StoredImage};
 pub use layers::{HeldLayer, LayerDisk, LayerStore};
+pub use record::{ImageRecord, LayerRecord, NameRecord};
+pub use remove::Removed;
 
 /// Where the store is unless the user says: `$CONTAINERVM_STORE`, else `$XDG_DATA_HOME/containervm`, else
 /// `~/.local/share/containervm`.

@@ -63,6 +63,14 @@ impl PendingFile {
         }
     }
 
+    /// Syncs what is written so far.
+    ///
+    /// # Errors
+    /// The sync fails.
+    pub fn sync(&mut self) -> Result<()> {
+        self.file().sync_all().context("cannot sync a new file")
+    }
+
     /// Syncs the file and gives it the name `path`. If the name is taken, another process was first: that is fine, for
     /// the same layer gives the same bytes. The file is given back open, and so locked.
     ///

@@ -1,0 +1,77 @@
+//! `rm IMAGE...` and `prune`: names, images and layers leave the store.
+
+use anyhow::{Result, bail};
+use image_builder::store::{ImageStore, Removed};
+use serde_json::json;
+
+use super::Common;
+use super::human::bytes;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Names, IDs, or the first digits of IDs
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    /// An image by ID even if it has names in several repositories
+    #[arg(short, long)]
+    force: bool,
+}
+
+impl Args {
+    /// One that cannot be removed does not keep the others.
+    pub fn run(&self, common: &Common) -> Result<()> {
+        let store = ImageStore::open(common.store_dir()?)?;
+        let mut failed = Vec::new();
+        for image in &self.images {
+            match store.remove(image, self.force) {
+                Ok(removed) => show(common, &removed)?,
+                Err(error) => failed.push(format!("{error:#}")),
+            }
+        }
+        if !failed.is_empty() {
+            bail!("{}", failed.join("; "));
+        }
+        Ok(())
+    }
+}
+
+#[derive(clap::Args)]
+pub struct PruneArgs {
+    /// All images that no containerVM runs, not only those without a name
+    #[arg(short, long)]
+    all: bool,
+}
+
+impl PruneArgs {
+    pub fn run(&self, common: &Common) -> Result<()> {
+        let removed = ImageStore::open(common.store_dir()?)?.prune(self.all)?;
+        show(common, &removed)?;
+        if common.json {
+            Ok(())
+        } else {
+            super::print(&format!("Total reclaimed space: {}", bytes(removed.bytes)))
+        }
+    }
+}
+
+/// In docker's words.
+fn show(common: &Common, removed: &Removed) -> Result<()> {
+    if common.json {
+        let names: Vec<_> = removed.names.iter().map(|name| name.familiar()).collect();
+        let value = json!({
+            "untagged": names, "images": removed.images, "layers": removed.layers,
+            "inUse": removed.held, "bytes": removed.bytes,
+        });
+        return super::print(&value.to_string());
+    }
+    for name in &removed.names {
+        super::print(&format!("Untagged: {}", name.familiar()))?;
+    }
+    for id in removed.images.iter().chain(&removed.layers) {
+        super::print(&format!("Deleted: {id}"))?;
+    }
+    for id in &removed.held {
+        eprintln!("layer {id} is in use: `image-builder prune` removes it later");
+    }
+    Ok(())
+}
