@@ -1,13 +1,15 @@
 //! Layers with every corner of the format in them. All entries are below `corpus`, so that a VM can show them beside its own files.
 
-use image_builder::testimage::Tar;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
-use std::process::Command;
+
+use anyhow::Result;
+use image_builder::testimage::Tar;
 use tar::{EntryType, Header};
 
-use anyhow::{Context, Result, ensure};
+use crate::host::run;
 
 /// A layer, and what of it cannot be compared.
 pub struct Layer {
@@ -288,11 +290,8 @@ fn sparse(options: &str) -> Result<Vec<u8>> {
     let many: Vec<_> = (0..100).map(|n| block(2 * n + 1)).collect();
     holes(&corpus.join(format!("{}many-holes", "n".repeat(150))), block(201), &many)?;
     std::fs::write(corpus.join("dense"), "dense")?;
-    let mut tar = Command::new("tar");
-    tar.args(["--create", "--format=pax", "--sparse", "--sort=name", "--mtime=@77", options]);
-    let made = tar.arg("-C").arg(dir.path()).arg("./").output().context("running tar")?;
-    ensure!(made.status.success(), "tar: {}", String::from_utf8_lossy(&made.stderr));
-    Ok(made.stdout)
+    let options = ["--create", "--format=pax", "--sparse", "--sort=name", "--mtime=@77", options, "-C"];
+    run("tar", &[&options.map(OsStr::new)[..], &[dir.path().as_os_str(), "./".as_ref()]].concat())
 }
 
 /// A file of `size` bytes that has data of five bytes at each of `data`, and holes elsewhere.
@@ -304,4 +303,20 @@ fn holes(path: &Path, size: u64, data: &[u64]) -> Result<()> {
         file.write_all(b"data\n")?;
     }
     Ok(())
+}
+
+/// More of everything than 16 bits count: 66,000 names of one file, 70,000 subdirectories, 100,000 entries in a directory.
+pub fn scale() -> Vec<u8> {
+    let tar = Tar::new().dir("links", 0o755).dir("dirs", 0o755).dir("files", 0o755).file("file", 0o644, b"");
+    let tar = (1..66_000).fold(tar, |tar, i| tar.hard_link(&format!("links/{i}"), "file"));
+    let tar = (0..70_000).fold(tar, |tar, i| tar.dir(&format!("dirs/{i}"), 0o755));
+    (0..100_000).fold(tar, |tar, i| tar.file(&format!("files/{i}"), 0o644, b"")).finish()
+}
+
+/// A file of 9 GiB and 5 bytes, which are its last.
+pub fn large() -> Result<Vec<u8>> {
+    let dir = tempfile::tempdir()?;
+    holes(&dir.path().join("large"), (9 << 30) + 5, &[9 << 30])?;
+    let options = ["--create", "--format=pax", "--sparse", "-C"].map(OsStr::new);
+    run("tar", &[&options[..], &[dir.path().as_os_str(), "large".as_ref()]].concat())
 }

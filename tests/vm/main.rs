@@ -6,6 +6,7 @@
 #![allow(missing_docs, reason = "the test's name says what it promises")]
 
 mod config;
+#[expect(dead_code, reason = "no layers that take long to list")]
 #[path = "../conformance/corpus.rs"]
 mod corpus;
 mod corpus_in_a_vm;
