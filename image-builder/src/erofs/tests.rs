@@ -246,7 +246,16 @@ fn hostile_and_broken_archives_are_refused_by_name() {
         (
             "symlinks round in circles as parents",
             Tar::new().symlink("a", "b").symlink("b", "./a").file("a/x", 0, b"").finish(),
-            &["a/x", "links in its path do not end"],
+            &["a/x", "passes 4096 bytes with the symbolic links"],
+        ),
+        (
+            "symlinks to ever deeper folders",
+            Tar::new()
+                .symlink("l", &deep[..2000])
+                .symlink(&format!("{}l", &deep[..2000]), &deep[..2000])
+                .file("l/l/x", 0, b"")
+                .finish(),
+            &["l/l/x", "passes 4096 bytes"],
         ),
         (
             "symlink to a name of 256 as parent",
@@ -444,37 +453,6 @@ fn sparse_files_are_filled_with_zeros() {
     assert!(data[..512 * 1024].iter().all(|&b| b == 0));
     assert_eq!(data[512 * 1024..][..513], [&[b'D'; 512][..], &[0]].concat());
     assert!(data[512 * 1024 + 512..].iter().all(|&b| b == 0));
-}
-
-/// Any prefix and any flipped byte of an archive gives a disk or an error, never a panic.
-#[test]
-fn no_input_makes_it_panic() {
-    let tar = Tar::new()
-        .pax(&[("mtime", b"-1.5"), ("SCHILY.xattr.user.a", b"b"), ("path", b"p/q")])
-        .file("f", 0o4755, b"data")
-        .symlink("s", &"t".repeat(150))
-        .whiteout("w")
-        .hard_link("h", "p/q")
-        .finish();
-    let tar = [sparse(&[(0, 512)], 1024), tar].concat();
-    // A file, for damage can make a sparse file of terabytes: a hole there, but not in memory.
-    let mut disk = tempfile::tempfile().unwrap();
-    let mut run = |bytes: &[u8]| {
-        disk.rewind().and_then(|()| disk.set_len(0)).unwrap();
-        drop(write_layer(bytes, [0; 16], &mut disk));
-    };
-    for n in (0..tar.len()).step_by(61) {
-        run(&tar[..n]);
-    }
-    for at in (0..tar.len()).step_by(3) {
-        let mut damaged = tar.clone();
-        damaged[at] ^= 0x80 | u8::try_from(at % 127).unwrap();
-        let block = at / 512 * 512;
-        let mut header = tar::Header::from_byte_slice(&damaged[block..block + 512]).clone();
-        header.set_cksum(); // or nearly all damage would end at the checksum
-        damaged[block..block + 512].copy_from_slice(header.as_bytes());
-        run(&damaged);
-    }
 }
 
 #[test]

@@ -157,7 +157,8 @@ impl Tree {
     fn follow(&mut self, names: &[&[u8]], make: bool) -> Result<Option<Id>> {
         let mut dirs = vec![ROOT];
         let mut names: Vec<Box<[u8]>> = names.iter().rev().map(|&name| name.into()).collect();
-        let mut followed = 0;
+        // The name that is to come, these and the links': so no path in the tree is longer than Linux's longest.
+        let mut length = path::NAME_MAX + names.iter().map(|name| name.len() + 1).sum::<usize>();
         while let Some(name) = names.pop() {
             let at = *dirs.last().context("a link in its path leads above the root")?;
             if *name == *b".." {
@@ -168,9 +169,9 @@ impl Tree {
                 Step::Dir(id) => dirs.push(id),
                 Step::None => return Ok(None),
                 Step::Link(target) => {
-                    followed += target.len();
-                    if followed > path::PATH_MAX {
-                        bail!("the symbolic links in its path do not end");
+                    length += target.len() + 1;
+                    if length > path::PATH_MAX {
+                        bail!("its path passes {} bytes with the symbolic links in it", path::PATH_MAX);
                     }
                     if target.starts_with(b"/") {
                         dirs.truncate(1);
