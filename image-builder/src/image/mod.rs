@@ -6,12 +6,13 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex};
 use serde_json::from_slice;
 
 use crate::digest::Digest;
 
 mod content;
+mod document;
 mod media_type;
 mod platform;
 mod select;
@@ -66,7 +67,7 @@ impl Image {
     /// # Errors
     /// A part is missing, does not verify or is not supported.
     pub fn read(content: &dyn Content, descriptor: &Descriptor, platform: &Platform) -> Result<Self> {
-        let (_, manifest): (_, ImageManifest) = read_json(content, descriptor, "manifest")?;
+        let manifest = document::read_manifest(content, descriptor)?;
         let media_type = manifest.config().media_type().as_ref();
         if !media_type::is_config(media_type) {
             bail!("config of media type {media_type:?} is not supported: this is not a container image");

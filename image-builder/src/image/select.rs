@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
-use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, Os};
+use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, Os};
 
 use super::content::{self, Content, read_json};
+use super::document::{read_index, read_manifest};
 use super::media_type;
 use super::platform::Platform;
 use crate::digest::Digest;
@@ -51,18 +52,12 @@ pub fn manifest(
 ) -> Result<Descriptor> {
     let mut search = Search { content, selector, platform, others: Vec::new(), seen: 0 };
     let mut found = search.index(index, &Context::default(), 0)?;
-    if found.len() > 1 {
-        found.iter_mut().for_each(|candidate| candidate.look_up(content, platform));
-    }
-    let best = found.iter().filter_map(|candidate| candidate.rank).min();
+    search.settle(&mut found);
+    let best = found.iter().map(|candidate| candidate.rank).min();
     // By digest: one image may have many names.
-    let best: BTreeMap<_, _> = found
-        .iter()
-        .filter(|c| c.rank.is_some() && c.rank == best)
-        .map(|c| (c.it.digest().to_string(), c))
-        .collect();
+    let best: BTreeMap<_, _> =
+        found.iter().filter(|c| Some(c.rank) == best).map(|c| (c.it.digest().to_string(), c)).collect();
     let choices = || best.values().map(|c| c.shown.as_str()).collect::<Vec<_>>().join(", ");
-    search.others.extend(found.iter().filter(|c| c.rank.is_none()).map(|c| c.shown.clone()));
     match (best.len(), best.values().next()) {
         (1, Some(candidate)) => Ok(candidate.it.clone()),
         (0, _) if search.others.is_empty() => bail!("the index is empty"),
@@ -77,20 +72,22 @@ struct Candidate {
     /// For messages.
     shown: String,
     /// As [`Platform::rank`] has it; a manifest whose platform is not told is taken for the best.
-    rank: Option<u32>,
+    rank: u32,
 }
 
 impl Candidate {
     /// Asks the image's config where the index does not tell the platform. What cannot be read says so if it is chosen.
-    fn look_up(&mut self, content: &dyn Content, platform: &Platform) {
-        if self.it.platform().is_none() {
-            let config = || -> Result<ImageConfiguration> {
-                let (_, manifest): (_, ImageManifest) = read_json(content, &self.it, "manifest")?;
-                Ok(read_json(content, manifest.config(), "config")?.1)
-            };
-            if let Ok(config) = config() {
-                self.rank = platform.rank(config.os(), config.architecture(), config.variant().as_deref());
-            }
+    fn look_up(&self, content: &dyn Content, platform: &Platform) -> Option<u32> {
+        if self.it.platform().is_some() {
+            return Some(self.rank);
+        }
+        let config = || -> Result<ImageConfiguration> {
+            let manifest = read_manifest(content, &self.it)?;
+            Ok(read_json(content, manifest.config(), "config")?.1)
+        };
+        match config() {
+            Ok(config) => platform.rank(config.os(), config.architecture(), config.variant().as_deref()),
+            Err(_) => Some(self.rank),
         }
     }
 }
@@ -151,7 +148,7 @@ impl Search<'_> {
         let platform = it.platform().as_ref();
         let rank = platform
             .map_or(Some(0), |p| self.platform.rank(p.os(), p.architecture(), p.variant().as_deref()));
-        if context.matched && rank.is_some() {
+        if let Some(rank) = rank.filter(|_| context.matched) {
             return Ok(Some(Candidate { it: it.clone(), shown, rank }));
         }
         self.others.push(shown);
@@ -163,12 +160,26 @@ impl Search<'_> {
         if depth == MAX_DEPTH {
             bail!("indexes are nested more than {MAX_DEPTH} deep");
         }
-        let (_, index) = read_json(self.content, it, "index")?;
+        let index = read_index(self.content, it)?;
         let mut found = self.index(&index, context, depth + 1)?;
+        self.settle(&mut found);
+        Ok(found.into_iter().min_by_key(|candidate| candidate.rank))
+    }
+
+    /// Where there are several, those whose platform is not told must tell it; those for another are dropped.
+    fn settle(&mut self, found: &mut Vec<Candidate>) {
         if found.len() > 1 {
-            found.iter_mut().for_each(|candidate| candidate.look_up(self.content, self.platform));
+            found.retain_mut(|candidate| match candidate.look_up(self.content, self.platform) {
+                Some(rank) => {
+                    candidate.rank = rank;
+                    true
+                }
+                None => {
+                    self.others.push(candidate.shown.clone());
+                    false
+                }
+            });
         }
-        Ok(found.into_iter().filter(|c| c.rank.is_some()).min_by_key(|c| c.rank))
     }
 }
 

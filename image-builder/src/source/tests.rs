@@ -9,6 +9,9 @@ use super::*;
 use crate::digest::Digest;
 use crate::testimage::{self, Tar};
 
+mod archives;
+mod platforms;
+
 fn layout() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let layers = [Tar::new().dir("a", 0o755).finish(), Tar::new().whiteout("a").finish()];
