@@ -1,4 +1,6 @@
 //! dm-verity: where the host asks for it, a layer is read through its hash tree, and what is damaged is told.
+//!
+//! The mapped devices stay until power-off: they are read-only, so nothing waits in them.
 
 use crate::channel::Channel;
 use crate::device_mapper::{DeviceMapper, Target};
@@ -8,7 +10,7 @@ use crate::uevents::Uevents;
 use nix::errno::Errno;
 use protocol::{Stage, ToHost};
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Sectors of 512 bytes in a block of 4096.
 const SECTORS: u64 = 8;
@@ -77,12 +79,7 @@ impl Verity {
     }
 }
 
-fn map(
-    mapper: &DeviceMapper,
-    layer: u32,
-    tree: &protocol::Verity,
-    disk: &Path,
-) -> nix::Result<std::path::PathBuf> {
+fn map(mapper: &DeviceMapper, layer: u32, tree: &protocol::Verity, disk: &Path) -> nix::Result<PathBuf> {
     let disk = disk.display();
     let protocol::Verity { num_data_blocks: blocks, hash_start_block: start, root_hash } = tree;
     let parameters = format!("1 {disk} {disk} 4096 4096 {blocks} {start} sha256 {root_hash} -");
