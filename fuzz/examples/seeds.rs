@@ -13,9 +13,13 @@ fn main() -> std::io::Result<()> {
     seed("channel", "session", &line(guest_session()))?;
     seed("channel", "failure", &line(guest_failure()))?;
     seed("guest_channel", "session", &line(host_session()))?;
-    for (name, tar) in
-        [("all", everything()), ("whiteouts", whiteouts()), ("links", links()), ("sparse", sparse())]
-    {
+    for (name, tar) in [
+        ("all", everything()),
+        ("whiteouts", whiteouts()),
+        ("links", links()),
+        ("sparse", sparse()),
+        ("pax_sparse", pax_sparse()),
+    ] {
         seed("layer", name, &tar)?;
         let mut disk = std::io::Cursor::new(Vec::new());
         if name != "sparse" && image_builder::erofs::write_layer(&tar[..], [7; 16], &mut disk).is_ok() {
@@ -138,6 +142,32 @@ fn whiteouts() -> Vec<u8> {
 
 fn links() -> Vec<u8> {
     Tar::new().hard_link("early", "f").file("f", 0o644, b"x").hard_link("late", "./f").whiteout("f").finish()
+}
+
+/// PAX sparse files of two parts, versions 0.1 and 1.0; and a path through a link.
+fn pax_sparse() -> Vec<u8> {
+    let records = |version: u8| -> [(&str, Vec<u8>); 4] {
+        let map = if version == 1 {
+            ("GNU.sparse.name", b"n".to_vec())
+        } else {
+            ("GNU.sparse.map", b"0,3,5000,2".to_vec())
+        };
+        let number = |n: u8| n.to_string().into_bytes();
+        [
+            ("GNU.sparse.major", number(version)),
+            ("GNU.sparse.minor", number(1 - version)),
+            ("GNU.sparse.realsize", b"9000".to_vec()),
+            map,
+        ]
+    };
+    let mut data = [b'x'; 517];
+    data[..11].copy_from_slice(b"2\n0\n3\n8\n2\n\0");
+    let file = |tar: Tar, version, data: &[u8]| {
+        let records = records(version);
+        tar.pax(&records.each_ref().map(|(key, value)| (*key, &value[..]))).file("s", 0o644, data)
+    };
+    let tar = file(file(Tar::new(), 0, b"abcde"), 1, &data);
+    tar.symlink("l", "d/../e").file("l/x", 0o644, b"").finish()
 }
 
 /// A GNU sparse file of two parts.
