@@ -23,10 +23,11 @@ fn main() {
     if let Some(tool) = missing {
         println!("ignored: {tool} is not installed");
     }
-    let tests: [(&str, Test); 4] = [
+    let tests: [(&str, Test); 5] = [
         ("by_tag_and_digest", by_tag_and_digest),
         ("a_manifest_list_has_platforms", a_manifest_list_has_platforms),
         ("a_password_is_needed", a_password_is_needed),
+        ("proxies_are_those_of_the_environment", proxies_are_those_of_the_environment),
         ("certificates_are_checked_unless_insecure", certificates_are_checked_unless_insecure),
     ];
     let trial = |(name, test): (&str, Test)| Trial::test(name, test).with_ignored_flag(missing.is_some());
@@ -256,6 +257,29 @@ fn a_password_is_needed() -> Outcome {
     let missing =
         failure(registry.inspect("127.0.0.1", "x", &[]).env("REGISTRY_AUTH_FILE", "/nowhere/auth.json"));
     assert!(missing.contains("credentials in /nowhere/auth.json: No such file"), "{missing}");
+    Ok(())
+}
+
+/// Nobody listens at the proxy's port. 0.0.0.0: see below.
+fn proxies_are_those_of_the_environment() -> Outcome {
+    let registry = Registry::start(PLAIN, |_| {});
+    registry.push(&layouts(registry.dir.path())[0], "x", &[]);
+    let inspect = |host: &str, variables: &[(&str, &str)]| {
+        let mut command = registry.inspect(host, "x", &["--insecure"]);
+        command.envs(variables.iter().copied());
+        command
+    };
+    let proxy = ("http_proxy", "http://user:hunter2@127.0.0.1:1");
+    let refused = failure(&mut inspect("0.0.0.0", &[proxy]));
+    assert!(refused.contains("refused") && !refused.contains("hunter2"), "{refused}");
+    json(&mut inspect("0.0.0.0", &[proxy, ("NO_PROXY", "example.com, 0.0.0.0")]));
+    json(&mut inspect("0.0.0.0", &[("https_proxy", proxy.1)]));
+    json(&mut inspect("127.0.0.1", &[proxy, ("ALL_PROXY", proxy.1)]));
+    let malformed = failure(&mut inspect("127.0.0.1", &[("HTTPS_PROXY", "gopher://hunter2")]));
+    assert!(
+        malformed.contains("$HTTPS_PROXY is not a proxy's URL") && !malformed.contains("hunter2"),
+        "{malformed}"
+    );
     Ok(())
 }
 

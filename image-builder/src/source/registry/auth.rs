@@ -181,7 +181,10 @@ impl Auth {
 /// The token server's URL, if it may be asked.
 fn realm(it: &Challenge, registry: &Origin) -> Result<Uri> {
     let text = it.get("realm").context("it names no token server (realm)")?;
-    let url: Uri = text.parse().ok().with_context(|| format!("its token server is malformed: {text:?}"))?;
+    let url: Uri = text
+        .parse()
+        .ok()
+        .with_context(|| format!("its token server is malformed{}", message::brief(text)))?;
     let server = Origin::of(&url).context("its token server")?;
     let plain = !registry.is_https && (is_loopback(&server.host) || server.host == registry.host);
     if !server.is_https && !plain {

@@ -12,6 +12,7 @@ use ureq::http::HeaderMap;
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE};
 
 use super::http::{Answer, Paced};
+use super::message::brief;
 use super::repository::{Repository, blob_path};
 use super::retry::{Failure, Retry};
 use crate::digest::Digest;
@@ -159,7 +160,7 @@ fn check_range(headers: &HeaderMap, from: u64, size: u64) -> Result<()> {
         Some((first.parse::<u64>().ok()?, whole))
     };
     if parse() != Some((from, size)) {
-        return Err(anyhow!("asked for bytes {from}- of {size}, got Content-Range {range:?}"));
+        return Err(anyhow!("asked for bytes {from}- of {size}, got Content-Range{}", brief(range)));
     }
     Ok(())
 }

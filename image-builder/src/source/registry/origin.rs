@@ -6,6 +6,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use anyhow::{Context, Result, bail};
 use ureq::http::Uri;
 
+/// No name of the DNS is longer (RFC 1035, section 2.3.4).
+const MAX_HOST: usize = 255;
+
 /// Scheme, host and port of a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
@@ -32,8 +35,8 @@ impl Origin {
         if authority.as_str().contains('@') {
             bail!("a URL with a user's name in it is not supported");
         }
-        if authority.host().is_empty() {
-            bail!("a URL without a host");
+        if !(1..=MAX_HOST).contains(&authority.host().len()) {
+            bail!("a URL without a host, or with one longer than {MAX_HOST} characters");
         }
         let port = authority.port_u16().unwrap_or(if is_https { 443 } else { 80 });
         Ok(Self { is_https, host: authority.host().to_ascii_lowercase(), port })
@@ -125,7 +128,8 @@ mod tests {
             assert_ne!(origin("https://a.b/"), origin(other));
         }
         assert_eq!(origin("http://[::1]:80/").to_string(), "[::1]");
-        for bad in ["ftp://a/", "https://user:password@a/", "/x", "file:///etc/passwd"] {
+        let long = format!("https://{}/", "a".repeat(256));
+        for bad in [&long, "ftp://a/", "https://user:password@a/", "/x", "file:///etc/passwd"] {
             assert!(bad.parse().map_or(true, |url| Origin::of(&url).is_err()), "{bad}");
         }
     }

@@ -95,7 +95,7 @@ impl Repository {
     /// As [`Repository::manifest`].
     pub fn json(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
         let (kind, accept) = match descriptor.media_type().as_ref() {
-            kind if MANIFESTS.contains(kind) => ("manifests", MANIFESTS),
+            kind if MANIFESTS.split(", ").any(|manifest| manifest == kind) => ("manifests", MANIFESTS),
             _ => ("blobs", "*/*"),
         };
         let path = format!("{kind}/{}", image::digest(descriptor)?);

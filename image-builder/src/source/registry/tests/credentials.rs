@@ -127,3 +127,22 @@ fn config_files_as_docker_and_podman_write_them() {
     std::fs::write(&file, vec![b' '; (4 << 20) + 1]).unwrap();
     assert!(format!("{:#}", keeper(file).find("h", "x").unwrap_err()).contains("larger than 4 MiB"));
 }
+
+#[test]
+fn damaged_config_files_end_in_an_error_or_not_at_all() {
+    let good = r#"{"auths":{"h":{"auth":"Ym9iOmh1bnRlcjI=","identitytoken":null}},"credHelpers":{"i":"x"}}"#;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.json");
+    for place in 0..good.len() {
+        for inserted in [&b"\""[..], b"{", b"}", b":", b"/", b"\0", b"\xff", b"9", b"null"] {
+            std::fs::write(
+                &file,
+                [&good.as_bytes()[..place], inserted, &good.as_bytes()[place + 1..]].concat(),
+            )
+            .unwrap();
+            if let Err(error) = keeper(file.clone()).find("h", "x") {
+                assert_no_secret(&format!("{error:#}"));
+            }
+        }
+    }
+}
