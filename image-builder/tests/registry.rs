@@ -94,10 +94,10 @@ impl Registry {
         command
     }
 
-    /// `inspect` of the image `name` at `host`.
-    fn inspect(&self, host: &str, name: &str, options: &[&str]) -> Command {
+    /// `pull` of the image `name` at `host`, for [`json`].
+    fn pull(&self, host: &str, name: &str, options: &[&str]) -> Command {
         let image = format!("{host}:{}/{name}", self.port);
-        self.image_builder(&[&["inspect"], options, &[&image]].concat())
+        self.image_builder(&[&["pull", "--json"], options, &[&image]].concat())
     }
 }
 
@@ -158,7 +158,7 @@ fn by_tag_and_digest() -> Outcome {
         assert_eq!(build(&format!("{host}/some/name:1.0")), local);
         assert_eq!(build(&format!("docker://localhost:{}/some/name@{digest}", registry.port)), local);
     }
-    let unknown = failure(&mut registry.inspect("127.0.0.1", "some/name:2.0", &[]));
+    let unknown = failure(&mut registry.pull("127.0.0.1", "some/name:2.0", &[]));
     assert!(unknown.contains("no such image: 404 Not Found: \"manifest unknown\""), "{unknown}");
     Ok(())
 }
@@ -205,14 +205,16 @@ fn a_manifest_list_has_platforms() -> Outcome {
         for (options, architecture) in
             [(&[][..], "amd64"), (&["--platform=linux/arm64"], "arm64"), (&["--platform=arm64/v8"], "")]
         {
-            let mut command = registry.inspect("127.0.0.1", name, options);
+            let mut command = registry.pull("127.0.0.1", name, options);
             if architecture.is_empty() {
                 failure(&mut command);
-            } else {
-                assert_eq!(json(&mut command)["architecture"], architecture);
+                continue;
             }
+            let id = json(&mut command)["id"].as_str().unwrap().to_owned();
+            let image = &json(&mut registry.image_builder(&["inspect", &id]))[0];
+            assert_eq!(image["Architecture"], architecture);
         }
-        let missing = failure(&mut registry.inspect("127.0.0.1", name, &["--platform=linux/s390x"]));
+        let missing = failure(&mut registry.pull("127.0.0.1", name, &["--platform=linux/s390x"]));
         assert!(missing.contains("no image for linux/s390x matches; there are: sha256:"), "{missing}");
     }
     Ok(())
@@ -225,7 +227,7 @@ fn a_password_is_needed() -> Outcome {
     let extra = format!("{PLAIN}\nauth: {{htpasswd: {{realm: test, path: DIR/htpasswd}}}}");
     let registry = Registry::start(&extra, |dir| fs::write(dir.join("htpasswd"), HTPASSWD).unwrap());
     registry.push(&layouts(registry.dir.path())[0], "x", &["--dest-creds=bob:hunter2"]);
-    let refused = failure(&mut registry.inspect("127.0.0.1", "x", &[]));
+    let refused = failure(&mut registry.pull("127.0.0.1", "x", &[]));
     let expected = format!("no credentials for 127.0.0.1:{} in ", registry.port);
     assert!(refused.contains(&expected), "{refused}");
 
@@ -240,7 +242,7 @@ fn a_password_is_needed() -> Outcome {
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         let host = format!("127.0.0.1:{}", registry.port);
         fs::write(&file, json!({ "auths": { host: { "auth": password } } }).to_string()).unwrap();
-        let mut command = registry.inspect("127.0.0.1", "x", &[]);
+        let mut command = registry.pull("127.0.0.1", "x", &[]);
         command.envs(variable.map(|folder| ("DOCKER_CONFIG", registry.path(folder))));
         if password.ends_with("I=") {
             json(&mut command);
@@ -255,7 +257,7 @@ fn a_password_is_needed() -> Outcome {
         fs::remove_file(file).unwrap();
     }
     let missing =
-        failure(registry.inspect("127.0.0.1", "x", &[]).env("REGISTRY_AUTH_FILE", "/nowhere/auth.json"));
+        failure(registry.pull("127.0.0.1", "x", &[]).env("REGISTRY_AUTH_FILE", "/nowhere/auth.json"));
     assert!(missing.contains("credentials in /nowhere/auth.json: No such file"), "{missing}");
     Ok(())
 }
@@ -264,18 +266,18 @@ fn a_password_is_needed() -> Outcome {
 fn proxies_are_those_of_the_environment() -> Outcome {
     let registry = Registry::start(PLAIN, |_| {});
     registry.push(&layouts(registry.dir.path())[0], "x", &[]);
-    let inspect = |host: &str, variables: &[(&str, &str)]| {
-        let mut command = registry.inspect(host, "x", &["--insecure"]);
+    let pull = |host: &str, variables: &[(&str, &str)]| {
+        let mut command = registry.pull(host, "x", &["--insecure"]);
         command.envs(variables.iter().copied());
         command
     };
     let proxy = ("http_proxy", "http://user:hunter2@127.0.0.1:1");
-    let refused = failure(&mut inspect("0.0.0.0", &[proxy]));
+    let refused = failure(&mut pull("0.0.0.0", &[proxy]));
     assert!(refused.contains("refused") && !refused.contains("hunter2"), "{refused}");
-    json(&mut inspect("0.0.0.0", &[proxy, ("NO_PROXY", "example.com, 0.0.0.0")]));
-    json(&mut inspect("0.0.0.0", &[("https_proxy", proxy.1)]));
-    json(&mut inspect("127.0.0.1", &[proxy, ("ALL_PROXY", proxy.1)]));
-    let malformed = failure(&mut inspect("127.0.0.1", &[("HTTPS_PROXY", "gopher://hunter2")]));
+    json(&mut pull("0.0.0.0", &[proxy, ("NO_PROXY", "example.com, 0.0.0.0")]));
+    json(&mut pull("0.0.0.0", &[("https_proxy", proxy.1)]));
+    json(&mut pull("127.0.0.1", &[proxy, ("ALL_PROXY", proxy.1)]));
+    let malformed = failure(&mut pull("127.0.0.1", &[("HTTPS_PROXY", "gopher://hunter2")]));
     assert!(
         malformed.contains("$HTTPS_PROXY is not a proxy's URL") && !malformed.contains("hunter2"),
         "{malformed}"
@@ -289,27 +291,24 @@ fn certificates_are_checked_unless_insecure() -> Outcome {
     let registry = Registry::start(tls, |dir| make_certificate(dir, "test"));
     registry.push(&layouts(registry.dir.path())[0], "x", &[]);
     let distrusted =
-        failure(registry.inspect("0.0.0.0", "x", &[]).env("SSL_CERT_FILE", other_certificate(&registry)));
+        failure(registry.pull("0.0.0.0", "x", &[]).env("SSL_CERT_FILE", other_certificate(&registry)));
     for part in ["no TLS connection", "UnknownIssuer", "update-ca-certificates", "--insecure"] {
         assert!(distrusted.contains(part), "{part:?} is not in {distrusted}");
     }
-    json(registry.inspect("0.0.0.0", "x", &[]).env("SSL_CERT_FILE", registry.path("cert.pem")));
-    json(&mut registry.inspect("0.0.0.0", "x", &["--insecure"]));
-    json(&mut registry.inspect("127.0.0.1", "x", &[]));
+    json(registry.pull("0.0.0.0", "x", &[]).env("SSL_CERT_FILE", registry.path("cert.pem")));
+    json(&mut registry.pull("0.0.0.0", "x", &["--insecure"]));
+    json(&mut registry.pull("127.0.0.1", "x", &[]));
     let none = failure(
-        registry
-            .inspect("0.0.0.0", "x", &[])
-            .env("SSL_CERT_FILE", "/nowhere")
-            .env("SSL_CERT_DIR", "/nowhere"),
+        registry.pull("0.0.0.0", "x", &[]).env("SSL_CERT_FILE", "/nowhere").env("SSL_CERT_DIR", "/nowhere"),
     );
     assert!(none.contains("no CA certificates on this system (Debian's package: ca-certificates)"), "{none}");
 
     let registry = Registry::start(PLAIN, |_| {});
     registry.push(&layouts(registry.dir.path())[0], "x", &[]);
     let plain =
-        failure(registry.inspect("0.0.0.0", "x", &[]).env("SSL_CERT_FILE", other_certificate(&registry)));
+        failure(registry.pull("0.0.0.0", "x", &[]).env("SSL_CERT_FILE", other_certificate(&registry)));
     assert!(plain.contains("no TLS connection"), "{plain}");
-    json(&mut registry.inspect("0.0.0.0", "x", &["--insecure"]));
+    json(&mut registry.pull("0.0.0.0", "x", &["--insecure"]));
     Ok(())
 }
 
