@@ -3,6 +3,7 @@
 use crate::harness::{Test, options, run, store, temporary};
 use crate::tests;
 use anyhow::{Context, Result, ensure};
+use image_builder::store::LayerFs;
 use image_builder::testimage::{self, Tar};
 use oci_spec::image::ConfigBuilder;
 use std::fs;
@@ -12,7 +13,10 @@ use vch::RunOptions;
 
 pub fn tests() -> Vec<Test> {
     let ext4 = Test::new("layers::ext4_layer_disk", ext4_layer_disk);
-    [tests![stacking, entries, many_layers_and_repeated_ones], vec![ext4]].into_iter().flatten().collect()
+    [tests![stacking, stacking_on_ext4, entries, many_layers_and_repeated_ones], vec![ext4]]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// An image of busybox below `layers`, and options to run a script in it.
@@ -27,6 +31,15 @@ pub fn image(dir: &Path, layers: Vec<Tar>, script: &str) -> Result<RunOptions> {
 }
 
 fn stacking() -> Result<()> {
+    stack(LayerFs::Erofs)
+}
+
+/// The layers as ext4 disks of our own making, which show no more than EROFS ones: no lost+found either.
+fn stacking_on_ext4() -> Result<()> {
+    stack(LayerFs::Ext4)
+}
+
+fn stack(fs: LayerFs) -> Result<()> {
     let dir = temporary()?;
     let below = Tar::new()
         .file("d/gone", 0o644, b"1")
@@ -45,8 +58,11 @@ fn stacking() -> Result<()> {
         .file("over", 0o644, b"above");
     let script =
         "find d opaque becomes-dir becomes-file over | sort; cat d/kept over becomes-file; stat -c %a over;
-                  echo more >> d/kept; cat d/kept; ls d";
-    run(&image(dir.path(), vec![below, above], script)?)?.gives(
+                  echo more >> d/kept; cat d/kept; ls d;
+                  find . -maxdepth 1 -name 'lost*'";
+    let mut options = image(dir.path(), vec![below, above], script)?;
+    options.layer_fs = fs;
+    run(&options)?.gives(
         "becomes-dir\nbecomes-dir/y\nbecomes-file\nd\nd/kept\nd/new\nopaque\nopaque/seen\nover\nbelowabovenow a file644\nbelowmore\nkept\nnew\n",
     )
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow};
 use image_builder::image::Layer;
-use image_builder::store::{LayerDisk, LayerStore};
+use image_builder::store::{LayerDisk, LayerFs, LayerStore};
 use image_builder::verity;
 use nix::sys::signal::Signal;
 use protocol::{RootHash, Uuid, Verity};
@@ -67,14 +67,14 @@ pub enum Prepared {
     Killed(Signal),
 }
 
-/// Makes the disks of `layers` in the store `dir` and opens them.
+/// Makes the disks of `layers`, with `fs` on them, in the store `dir` and opens them.
 ///
 /// A build is work for a thread of its own, so that a signal ends the wait at once. The thread is then left to
 /// itself: what it writes has no name until it is whole.
 ///
 /// # Errors
 /// The store's, with the layer's name.
-pub fn prepare(dir: &Path, layers: &[Layer], stdio: &Stdio) -> Result<Prepared> {
+pub fn prepare(dir: &Path, layers: &[Layer], fs: LayerFs, stdio: &Stdio) -> Result<Prepared> {
     let store = LayerStore::open(dir)?;
     let layers = topmost(layers);
     let (done, progress) = channel();
@@ -87,7 +87,8 @@ pub fn prepare(dir: &Path, layers: &[Layer], stdio: &Stdio) -> Result<Prepared> 
                 let mut report = |bytes, all| {
                     let _ = done.send((i + 1, layers.len(), bytes, all));
                 };
-                open(&store.layer_disk(layer, &mut report)?, &format!("layer {} of {}", i + 1, layers.len()))
+                let disk = store.layer_disk_as(&store.hold(layer, &mut report)?, fs)?;
+                open(&disk, &format!("layer {} of {}", i + 1, layers.len()))
             })
             .collect()
     });

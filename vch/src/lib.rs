@@ -73,7 +73,7 @@ pub fn run(options: &RunOptions, stdio: &Stdio) -> Result<Outcome> {
     let boot = Boot::find(options, accel)?;
     let store = store(options)?;
     let image = open_image(&options.image, &store)?;
-    let layers = match layers::prepare(&store, &image.layers, stdio)? {
+    let layers = match layers::prepare(&store, &image.layers, options.layer_fs, stdio)? {
         Prepared::Layers(layers) => layers,
         Prepared::Killed(signal) => return Ok(killed(signal, clock)),
     };

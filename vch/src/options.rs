@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Arg, ArgMatches, Args, FromArgMatches, ValueEnum};
+use image_builder::store::LayerFs;
 
 use crate::accel;
 use crate::size::{self, MIB};
@@ -80,6 +81,10 @@ pub struct RunOptions {
     /// Size of the disk that takes what the container writes; it is sparse, and gone with the VM
     #[arg(long, value_name = "SIZE", default_value = "1g", value_parser = scratch)]
     pub scratch_size: u64,
+
+    /// Filesystem of the layer disks: erofs, or ext4 for a kernel without EROFS
+    #[arg(long, value_name = "FILESYSTEM", default_value = "erofs")]
+    pub layer_fs: LayerFs,
 
     /// Accelerator: KVM where it is usable, else TCG
     #[arg(long, value_enum, value_name = "NAME", default_value = "auto")]

@@ -22,9 +22,9 @@ impl Args {
         let store = self.source.how.store(common)?;
         let (_, held) = self.source.how.pull(common, &image, name.as_ref(), &self.source.image)?;
         for layer in &image.layers {
-            let disk = held.iter().map(|held| &held.disk).find(|disk| disk.diff_id == layer.diff_id);
-            let disk = disk.context("a layer has no disk")?.clone();
-            let disk = store.layers().layer_disk_as(disk, self.fs)?;
+            let held = held.iter().find(|held| held.disk.diff_id == layer.diff_id);
+            let held = held.context("a layer has no disk")?;
+            let disk = store.layers().layer_disk_as(held, self.fs)?;
             let (path, size) = (disk.path.display(), disk.length);
             let text = format!("{} {path} {size}", disk.diff_id);
             let value = json!({

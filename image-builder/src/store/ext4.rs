@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 
 use super::pending::PendingFile;
-use super::{LayerDisk, LayerStore};
+use super::{HeldLayer, LayerDisk, LayerStore};
 use crate::disk::{Disk, Ext4, Filesystem};
 use crate::{ext4, verity};
 
@@ -35,36 +35,40 @@ impl std::str::FromStr for LayerFs {
 }
 
 impl LayerStore {
-    /// The disk with the same tree as `disk`, of the filesystem `fs`: `disk` itself, the one in the store, or a new one.
+    /// The disk with the same tree as the layer's, of the filesystem `fs`: itself, the one in the store, or a new one.
     ///
     /// # Errors
     /// The layer has what ext4 cannot hold (see [`crate::ext4`]); the disk cannot be written. The store is then as it was.
-    pub fn layer_disk_as(&self, disk: LayerDisk, fs: LayerFs) -> Result<LayerDisk> {
+    pub fn layer_disk_as(&self, layer: &HeldLayer, fs: LayerFs) -> Result<LayerDisk> {
         match fs {
-            LayerFs::Erofs => Ok(disk),
-            LayerFs::Ext4 => self.ext4_disk(&disk).with_context(|| format!("layer {} as ext4", disk.diff_id)),
+            LayerFs::Erofs => Ok(layer.disk.clone()),
+            LayerFs::Ext4 => {
+                self.ext4_disk(layer).with_context(|| format!("layer {} as ext4", layer.disk.diff_id))
+            }
         }
     }
 
-    fn ext4_disk(&self, erofs: &LayerDisk) -> Result<LayerDisk> {
+    fn ext4_disk(&self, layer: &HeldLayer) -> Result<LayerDisk> {
+        let erofs = &layer.disk;
         let path = erofs.path.with_extension("ext4");
         let verity = match check(&path, erofs.uuid) {
             Ok(Some(verity)) => verity,
-            Ok(None) => self.convert(erofs, &path)?,
+            Ok(None) => self.convert(layer, &path)?,
             Err(_damaged) => {
                 std::fs::remove_file(&path)
                     .with_context(|| format!("cannot remove damaged layer disk {}", path.display()))?;
-                self.convert(erofs, &path)?
+                self.convert(layer, &path)?
             }
         };
         Ok(LayerDisk { path, length: verity.geometry.length(), verity, ..erofs.clone() })
     }
 
-    fn convert(&self, erofs: &LayerDisk, path: &Path) -> Result<verity::Info> {
-        let disk = Disk::open(&erofs.path)?;
+    fn convert(&self, layer: &HeldLayer, path: &Path) -> Result<verity::Info> {
+        let disk = Disk::new(Arc::new(layer.file.try_clone()?))?;
+        let uuid = layer.disk.uuid;
         let mut pending = PendingFile::create_in(&self.folder.layers())?;
-        let length = ext4::write(&disk, erofs.uuid, pending.file())?;
-        let verity = verity::append(pending.file(), length, erofs.uuid)?;
+        let length = ext4::write(&disk, uuid, pending.file())?;
+        let verity = verity::append(pending.file(), length, uuid)?;
         pending.publish(path)?;
         Ok(verity)
     }

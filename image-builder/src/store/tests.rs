@@ -219,8 +219,9 @@ fn a_damaged_recipe_is_an_error_and_no_panic() {
 #[test]
 fn ext4_stands_beside_erofs() {
     let it = fixture(&tar(), &testimage::gzip(&tar()));
-    let erofs = it.build().unwrap();
-    let build = || it.store.layer_disk_as(erofs.clone(), LayerFs::Ext4).unwrap();
+    let layer = it.store.hold(&it.layer, &mut |_, _| {}).unwrap();
+    let erofs = &layer.disk;
+    let build = || it.store.layer_disk_as(&layer, LayerFs::Ext4).unwrap();
     let disk = build();
     assert_eq!(disk.path, erofs.path.with_extension("ext4"));
     assert_eq!((disk.uuid, disk.diff_id), (erofs.uuid, erofs.diff_id));
