@@ -30,6 +30,10 @@ fn main() -> std::io::Result<()> {
     seed("superblock", "disk", &sb.encode()[1024..1152])?;
     let tree = verity::Superblock { uuid: [9; 16], data_blocks: 77 };
     seed("verity", "tree", &tree.encode()[..512])?;
+    let mut disk = std::io::Cursor::new(Vec::new());
+    image_builder::erofs::write_layer(&everything()[..], [9; 16], &mut disk).expect("a good layer");
+    seed("disk", "erofs", disk.get_ref())?;
+    seed("disk", "ext4", &ext4())?;
     seed("layout", "image", LAYOUT.replace('\n', "").replace('|', "\0").as_bytes())?;
     seed("kernel", "lz4", &bzimage(&lz4(b"\x7fELF and and and and more")))?;
     seed("kernel", "plain", &bzimage(b"\x7fELF"))?;
@@ -178,6 +182,40 @@ fn sparse() -> Vec<u8> {
     }
     fuzz::tarball::repair(&mut tar);
     tar
+}
+
+/// A small ext4 filesystem without checksums, as mke2fs and debugfs (e2fsprogs) make it; nothing where they are not installed.
+fn ext4() -> Vec<u8> {
+    const TREE: &str = "mkdir upper\nmkdir d\nsymlink l d/f\nmknod c c 1 3\nea_set d user.a b\ncd d\nwrite /etc/hostname f\n";
+    let path = std::env::temp_dir().join(format!("fuzz-seed-{}", std::process::id()));
+    let run = |tool: &str, arguments: &[&str]| {
+        let mut command = std::process::Command::new(tool);
+        command.args(arguments).arg(&path).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin").output().map(drop)
+    };
+    let script = path.with_extension("script");
+    let disk = fs::write(&script, TREE)
+        .and_then(|()| fs::write(&path, vec![0; 128 << 10]))
+        .and_then(|()| {
+            run(
+                "mke2fs",
+                &[
+                    "-q",
+                    "-F",
+                    "-t",
+                    "ext4",
+                    "-b",
+                    "1024",
+                    "-N",
+                    "32",
+                    "-O",
+                    "^metadata_csum,^has_journal,^resize_inode",
+                ],
+            )
+        })
+        .and_then(|()| run("debugfs", &["-w", "-f", script.to_str().unwrap_or_default()]))
+        .and_then(|()| fs::read(&path));
+    let _gone = (fs::remove_file(&path), fs::remove_file(&script));
+    disk.unwrap_or_default()
 }
 
 /// See the target: lines are joined, `|` is the NUL between the parts.
