@@ -53,8 +53,15 @@ enum Command {
     },
     /// Builds everything and runs all tests; arguments after `--` go to `cargo test`.
     Test(Install),
-    /// Measures what a containerVM costs: guest instructions, seconds, bytes; beside a floor.
-    Bench(Install),
+    /// Measures what a containerVM costs (guest instructions, seconds, bytes) and what a layer disk costs to make (CPU
+    /// seconds, seconds, memory); each beside a floor.
+    Bench {
+        #[command(flatten)]
+        install: Install,
+        /// Only this.
+        #[arg(value_enum)]
+        subject: Option<bench::Subject>,
+    },
     /// Runs what continuous integration runs: `.ci/run`.
     Ci(Install),
 }
@@ -96,10 +103,8 @@ fn execute(command: Command, rest: Option<Vec<OsString>>) -> Result<ExitCode> {
         Command::Test(Install { no_install }) => {
             return test::run(&workspace, no_install, rest.unwrap_or_default());
         }
-        Command::Bench(Install { no_install }) => {
-            tools::ensure(Task::Run, no_install)?;
-            build::all(&workspace, no_install)?;
-            bench::run(&workspace)?;
+        Command::Bench { install: Install { no_install }, subject } => {
+            bench::run(&workspace, subject, no_install)?;
         }
         Command::Ci(Install { no_install }) => {
             let mut ci = process::command(workspace.root.join(".ci/run"));

@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: what a containerVM costs, beside a floor measured in the same run: the same kernel on the same
-//! machine with an init that only powers off. Nothing is asserted.
+//! What a containerVM costs, beside a floor measured in the same run: the same kernel on the same machine with an init
+//! that only powers off.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +14,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::Value;
 use vch::RunOptions;
 
+use super::figures::{median, to_float};
 use crate::process::say;
 use crate::tools::MUSL;
 use crate::workspace::Workspace;
@@ -141,9 +142,7 @@ impl Bench {
             all.entry("vch").or_default().push((vch.wall, vch.cpu));
         }
         let median = |name: &str, of: fn(&(Duration, Duration)) -> Duration| {
-            let mut values: Vec<Duration> = all.get(name).into_iter().flatten().map(of).collect();
-            values.sort_unstable();
-            values.get(values.len() / 2).copied().unwrap_or_default().as_secs_f64()
+            median(all.get(name).into_iter().flatten().map(of).collect())
         };
         println!("\nseconds (median of {ROUNDS} runs, in turns)    wall      CPU");
         let (floor_wall, floor_cpu) = (median("floor", |run| run.0), median("floor", |run| run.1));
@@ -226,9 +225,4 @@ fn cpu_of_children() -> Result<Duration> {
     let micros =
         [usage.user_time(), usage.system_time()].map(|time| time.tv_sec() * 1_000_000 + time.tv_usec());
     Ok(Duration::from_micros(micros.iter().sum::<i64>().unsigned_abs()))
-}
-
-#[expect(clippy::cast_precision_loss, reason = "figures for people")]
-fn to_float(number: u64) -> f64 {
-    number as f64
 }

@@ -1,0 +1,38 @@
+//! `cargo xtask bench [boot|image]`: what things cost, beside a floor measured in the same run. Nothing is asserted.
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::build;
+use crate::tools::{self, Task};
+use crate::workspace::Workspace;
+
+mod boot;
+mod figures;
+mod image;
+mod layers;
+mod measure;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Subject {
+    /// A containerVM, beside the same machine with an init that only powers off.
+    Boot,
+    /// Layer disks, beside inflating and hashing alone, and beside other programs.
+    Image,
+}
+
+/// Gets and builds what is needed, measures and prints; without a `subject`, all of them.
+pub fn run(workspace: &Workspace, subject: Option<Subject>, no_install: bool) -> Result<()> {
+    let wanted = |one| subject.is_none_or(|subject| subject == one);
+    if wanted(Subject::Boot) {
+        tools::ensure(Task::Run, no_install)?;
+        build::all(workspace, no_install)?;
+        boot::run(workspace)?;
+    }
+    if wanted(Subject::Image) {
+        tools::ensure(Task::BenchImage, no_install)?;
+        image::run(workspace)?;
+    }
+    Ok(())
+}
