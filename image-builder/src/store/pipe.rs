@@ -9,9 +9,9 @@ use std::io::{self, BufRead, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Bytes in a chunk: so many that handing them over does not show, so few that they stay in the processor's cache.
-const CHUNK: usize = 256 << 10;
+pub const CHUNK: usize = 256 << 10;
 /// Chunks on their way, at most.
-const CHUNKS: usize = 8;
+pub const CHUNKS: usize = 8;
 
 /// A new pipe.
 pub fn pipe() -> (PipeWriter, PipeReader) {
@@ -86,17 +86,16 @@ impl Shared {
 pub struct PipeWriter(Arc<Shared>);
 
 impl PipeWriter {
-    /// Sends all of `stream`, or as much of it as somebody reads. `look` sees each chunk once, before it goes.
+    /// Sends all of `stream`, or as much of it as somebody reads.
     ///
     /// # Errors
     /// Those of `stream`; to the reader they are its end.
-    pub fn send_all(self, mut stream: impl Read, mut look: impl FnMut(&[u8])) -> io::Result<()> {
+    pub fn send_all(self, mut stream: impl Read) -> io::Result<()> {
         loop {
             let mut chunk = self.0.lock().empty.pop().unwrap_or_default();
             chunk.resize(CHUNK, 0);
             let filled = fill(&mut stream, &mut chunk)?;
             chunk.truncate(filled);
-            look(&chunk);
             if !self.0.push(chunk) || filled < CHUNK {
                 return Ok(());
             }

@@ -1,13 +1,14 @@
-//! From a blob to its tar stream, checked. Three threads, so that two processors are busy: one reads and hashes the
-//! blob (it may come from a slow place), one inflates, and the caller's hashes the tar stream and consumes it.
+//! From a blob to its tar stream, checked. Two threads, so that two processors are busy: one reads, hashes and inflates
+//! the blob, the caller's hashes the tar stream and consumes it. (A third, for the blob's hash, takes more for the
+//! hand-overs than it gives.)
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{self, ScopedJoinHandle};
+use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::pipe::{PipeWriter, pipe};
+use super::pipe::{CHUNK, PipeWriter, pipe};
 use crate::compression::{Compression, decompress};
 use crate::digest::{Digest, Hasher};
 use crate::image::{Layer, Stream};
@@ -25,18 +26,18 @@ pub fn unpack<T>(
     consume: impl FnOnce(&mut dyn BufRead) -> Result<T>,
 ) -> Result<T> {
     let done = AtomicU64::new(0);
+    // One byte more than the manifest says is enough to see that it lies.
+    let blob = blob.take(layer.size.map_or(u64::MAX, |size| size.saturating_add(1)));
+    let blob = Hashing { inner: blob, hash: Hasher::default(), done: &done, failed: None };
+    let mut blob = BufReader::with_capacity(CHUNK, blob);
+    // An uncompressed blob is the tar stream, its digest the diffID: it is not hashed twice.
+    let head = blob.fill_buf().context("cannot read its blob")?;
+    let compressed = !matches!(Compression::detect(head), Ok(Compression::None));
     thread::scope(|scope| {
-        let (full, mut stream) = pipe();
-        let reader = scope.spawn(|| read(blob, layer.size, full, &done));
-        // An uncompressed blob is the tar stream, its digest the diffID: nothing to inflate, nothing to hash twice.
-        let compressed = !matches!(Compression::detect(stream.fill_buf()?), Ok(Compression::None));
-        let inflater = compressed.then(|| {
-            let (full, tar) = pipe();
-            let blob = std::mem::replace(&mut stream, tar);
-            scope.spawn(|| full.send_all(decompress(blob)?.1, |_| {}))
-        });
+        let (full, tar) = pipe();
+        let inflater = scope.spawn(move || inflate(blob, full));
         let mut hash = Hasher::default();
-        let mut tar = stream.watched(|chunk| {
+        let mut tar = tar.watched(|chunk| {
             if compressed {
                 hash.update(chunk);
             }
@@ -47,10 +48,10 @@ pub fn unpack<T>(
             io::copy(&mut tar, &mut io::sink()).context("cannot read the tar stream")?;
         }
         drop(tar); // so that nobody goes on inflating what nobody wants: it may be endless
-        let inflated = inflater.map(join).transpose()?;
-        let (digest, size) = join(reader)?.context("cannot read its blob")?;
+        let inflater = inflater.join().map_err(|_| anyhow!("the inflating thread panicked"))?;
+        let (digest, size, inflated) = inflater.context("cannot read its blob")?;
         check_blob(layer, digest, size)?;
-        inflated.transpose().context("cannot inflate its blob")?;
+        inflated.context("cannot inflate its blob")?;
         let consumed = consumed?;
         let diff_id = if compressed { hash.finish().0 } else { digest };
         if diff_id != layer.diff_id {
@@ -63,17 +64,41 @@ pub fn unpack<T>(
     })
 }
 
-/// Reads the blob to its end, also when nobody wants more of it: its digest tells whether what came was right.
-fn read(blob: Stream, size: Option<u64>, full: PipeWriter, done: &AtomicU64) -> io::Result<(Digest, u64)> {
-    // One byte more than the manifest says is enough to see that it lies.
-    let mut blob = blob.take(size.map_or(u64::MAX, |size| size.saturating_add(1)));
-    let mut hash = Hasher::default();
-    full.send_all(&mut blob, |chunk| {
-        hash.update(chunk);
-        done.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-    })?;
-    io::copy(&mut blob, &mut hash)?;
-    Ok(hash.finish())
+/// Sends the tar stream. Gives the blob's digest and size, and whether it could be inflated; for those two it is read to
+/// its end, also when nobody wants more of it.
+fn inflate<R: Read + Send>(
+    mut blob: BufReader<Hashing<'_, R>>,
+    full: PipeWriter,
+) -> io::Result<(Digest, u64, io::Result<()>)> {
+    let inflated = decompress(&mut blob).and_then(|(_, tar)| full.send_all(tar));
+    io::copy(&mut blob, &mut io::sink())?;
+    let (digest, size) = blob.into_inner().hash.finish();
+    Ok((digest, size, inflated))
+}
+
+/// The blob on its way: hashed, and counted for the progress.
+struct Hashing<'a, R> {
+    inner: R,
+    hash: Hasher,
+    done: &'a AtomicU64,
+    /// An error, which stays: what is inflated sees it first, but it is the blob's.
+    failed: Option<(io::ErrorKind, String)>,
+}
+
+impl<R: Read> Read for Hashing<'_, R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if let Some((kind, message)) = &self.failed {
+            return Err(io::Error::new(*kind, message.clone()));
+        }
+        let n = self.inner.read(buf).inspect_err(|e| {
+            if e.kind() != io::ErrorKind::Interrupted {
+                self.failed = Some((e.kind(), e.to_string()));
+            }
+        })?;
+        self.hash.update(&buf[..n]);
+        self.done.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
 }
 
 /// Size and digest tell most about what went wrong, so they speak first.
@@ -85,8 +110,4 @@ fn check_blob(layer: &Layer, digest: Digest, size: u64) -> Result<()> {
         bail!("its blob is damaged: expected {expected}, found {digest}");
     }
     Ok(())
-}
-
-fn join<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T> {
-    thread.join().map_err(|_| anyhow!("a thread that unpacks the layer panicked"))
 }

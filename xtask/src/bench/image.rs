@@ -14,7 +14,7 @@ use image_builder::verity;
 use super::figures::{median, to_float};
 use super::layers::{self, Debian, Layer};
 use super::measure::{Cost, measure};
-use crate::process::{cargo_build, output_of, say};
+use crate::process::{cargo_build, say};
 use crate::workspace::Workspace;
 
 /// Runs of each kind, taken in turns.
@@ -160,7 +160,8 @@ impl Bench {
         let (disk, out) = (path(&disk), path(&self.scratch.join("tree")));
         let image = format!("{}:latest", debian.gzip.layout.display());
         let kib = (fs::metadata(&debian.tar).map_or(0, |m| m.len()) * 3 / 2 / 1024).to_string();
-        let help = output_of(Command::new("mkfs.erofs").arg("--help")).unwrap_or_default();
+        // It helps on stderr.
+        let help = Command::new("mkfs.erofs").arg("--help").output().map(|o| [o.stdout, o.stderr].concat());
         let mut steps = vec![
             Step::new("gzip -dc", "gzip", &["-dc", &blob]),
             Step::new("sha256sum of the blob", "sha256sum", &[&blob]),
@@ -175,7 +176,7 @@ impl Bench {
             ),
             Step::new("umoci unpack", "umoci", &["unpack", "--image", &image, &format!("{out}/bundle")]),
         ];
-        if !help.contains("--tar") {
+        if !help.is_ok_and(|help| String::from_utf8_lossy(&help).contains("--tar")) {
             steps[5].costs = Err("the installed mkfs.erofs has no --tar".into());
         }
         if !nix::unistd::geteuid().is_root() {
@@ -193,7 +194,7 @@ impl Bench {
             let cost = self.build(&layer)?;
             let (micros, bytes) =
                 (cost.cpu.as_secs_f64() * 1e6 / to_float(count), to_float(cost.peak) / to_float(count));
-            Median::of(&[cost]).print(&format!("{count} files: {micros:.2} us, {bytes:.0} bytes each"));
+            Median::of(&[cost]).print(&format!("{count} empty files: {micros:.2} us, {bytes:.0} bytes each"));
         }
         let cost = self.build(&layers::large(folder, 2 << 30)?)?;
         Median::of(&[cost]).print("one file of 2 GiB");
