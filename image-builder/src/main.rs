@@ -24,6 +24,8 @@ enum Command {
     Build(cli::build::Args),
     /// Bring an image into the store, by its name in a registry, and print its name (of one that has none, the ID)
     Pull(cli::pull::Args),
+    /// Bring all images of an archive or an OCI layout into the store, and print their names
+    Load(cli::load::Args),
     /// List the store's images; or a folder on a disk, without mounting it
     Ls(cli::ls::Args),
     /// Print what is known of images as JSON, as docker does
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Build(args) => args.run(&common),
         Command::Pull(args) => args.run(&common),
+        Command::Load(args) => args.run(&common),
         Command::Ls(args) => args.run(&common),
         Command::Inspect(args) => args.run(&common),
         Command::Tag(args) => args.run(&common),

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use image_builder::image::Image;
 use image_builder::source::{self, Options};
@@ -116,10 +116,9 @@ fn an_archive_on_standard_input() {
             .env("BUILD", env!("CARGO_BIN_EXE_image-builder"))
             .env("CONTAINERVM_STORE", dir.join("store"))
             .current_dir(dir)
-            .stderr(Stdio::inherit())
             .output()
             .unwrap();
-        assert!(output.status.success(), "{shell}");
+        assert!(output.status.success(), "{shell}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
     let expected = run("$BUILD build ./docker.tar");
@@ -131,6 +130,17 @@ fn an_archive_on_standard_input() {
         "mkfifo f; cat docker.tar > f & $BUILD build ./f",
     ] {
         assert_eq!(run(shell), expected, "{shell}");
+    }
+    let id = open(dir, "origin").id();
+    skopeo(dir, &["oci:origin", "oci-archive:oci.tar:y:2"]);
+    for (shell, printed) in [
+        ("cat docker.tar | $BUILD load", "docker.io/library/x:1\n"),
+        ("$BUILD load -i oci.tar", "docker.io/library/y:2\n"),
+        ("$BUILD load --json < docker.tar | grep -o '\"names.*]'", "\"names\":[\"docker.io/library/x:1\"]\n"),
+        ("$BUILD inspect x:1 | grep -o 'sha256:[0-9a-f]*' | head -n1", &format!("{id}\n")),
+        ("$BUILD load -i ./origin", &format!("{id}\n")),
+    ] {
+        assert_eq!(run(shell), printed, "{shell}");
     }
     let left: Vec<_> = fs::read_dir(dir.join("store")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().starts_with(".tmp")), "{left:?}");

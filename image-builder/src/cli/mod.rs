@@ -18,6 +18,7 @@ pub mod export;
 mod human;
 pub mod images;
 pub mod inspect;
+pub mod load;
 pub mod ls;
 mod names;
 mod progress;

@@ -62,6 +62,21 @@ impl Image {
         Self::read(content, &select::manifest(content, index, selector, platform)?, platform)
     }
 
+    /// All images for `platform` that `selector` matches, each once with the names that `index` gives it.
+    ///
+    /// # Errors
+    /// There is none; a part is missing, does not verify or is not supported.
+    pub fn choose_all(
+        content: &dyn Content,
+        index: &ImageIndex,
+        selector: &Selector,
+        platform: &Platform,
+    ) -> Result<Vec<(Vec<String>, Self)>> {
+        let found = select::manifests(content, index, selector, platform)?;
+        let read = |(names, descriptor)| Ok((names, Self::read(content, &descriptor, platform)?));
+        found.into_iter().map(read).collect()
+    }
+
     /// The image whose manifest is `descriptor`.
     ///
     /// # Errors

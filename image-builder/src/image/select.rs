@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, Os};
 
 use super::content::{self, Content, read_json};
@@ -50,9 +50,7 @@ pub fn manifest(
     selector: &Selector,
     platform: &Platform,
 ) -> Result<Descriptor> {
-    let mut search = Search { content, selector, platform, others: Vec::new(), seen: 0 };
-    let mut found = search.index(index, &Context::default(), 0)?;
-    search.settle(&mut found);
+    let (found, others) = Search::run(content, index, selector, platform)?;
     let best = found.iter().map(|candidate| candidate.rank).min();
     // By digest: one image may have many names.
     let best: BTreeMap<_, _> =
@@ -60,15 +58,43 @@ pub fn manifest(
     let choices = || best.values().map(|c| c.shown.as_str()).collect::<Vec<_>>().join(", ");
     match (best.len(), best.values().next()) {
         (1, Some(candidate)) => Ok(candidate.it.clone()),
-        (0, _) if search.others.is_empty() => bail!("the index is empty"),
-        (0, _) => bail!("no image for {platform} matches; there are: {}", search.others.join(", ")),
+        (0, _) => Err(none(platform, &others)),
         _ => bail!("several images match, add :TAG or @DIGEST; choose from: {}", choices()),
+    }
+}
+
+/// All manifests for `platform` that `selector` matches, each once with the names of its image.
+///
+/// # Errors
+/// There is none; an index that cannot be read.
+pub fn manifests(
+    content: &dyn Content,
+    index: &ImageIndex,
+    selector: &Selector,
+    platform: &Platform,
+) -> Result<Vec<(Vec<String>, Descriptor)>> {
+    let (found, others) = Search::run(content, index, selector, platform)?;
+    let mut images: Vec<(Vec<String>, Descriptor)> = Vec::new();
+    for Candidate { it, names, .. } in found {
+        match images.iter_mut().find(|(_, other)| other.digest() == it.digest()) {
+            Some((others, _)) => others.extend(names),
+            None => images.push((names, it)),
+        }
+    }
+    if images.is_empty() { Err(none(platform, &others)) } else { Ok(images) }
+}
+
+fn none(platform: &Platform, others: &[String]) -> anyhow::Error {
+    match others {
+        [] => anyhow!("the index is empty"),
+        others => anyhow!("no image for {platform} matches; there are: {}", others.join(", ")),
     }
 }
 
 /// A manifest that matches, and may be for our platform.
 struct Candidate {
     it: Descriptor,
+    names: Vec<String>,
     /// For messages.
     shown: String,
     /// As [`Platform::rank`] has it; a manifest whose platform is not told is taken for the best.
@@ -108,7 +134,20 @@ struct Search<'a> {
     seen: usize,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    /// What matches, and what else there is.
+    fn run(
+        content: &'a dyn Content,
+        index: &ImageIndex,
+        selector: &'a Selector,
+        platform: &'a Platform,
+    ) -> Result<(Vec<Candidate>, Vec<String>)> {
+        let mut search = Self { content, selector, platform, others: Vec::new(), seen: 0 };
+        let mut found = search.index(index, &Context::default(), 0)?;
+        search.settle(&mut found);
+        Ok((found, search.others))
+    }
+
     fn index(&mut self, index: &ImageIndex, outer: &Context, depth: usize) -> Result<Vec<Candidate>> {
         let mut found = Vec::new();
         for descriptor in index.manifests().iter().filter(|it| !is_attestation(it)) {
@@ -149,7 +188,7 @@ impl Search<'_> {
         let rank = platform
             .map_or(Some(0), |p| self.platform.rank(p.os(), p.architecture(), p.variant().as_deref()));
         if let Some(rank) = rank.filter(|_| context.matched) {
-            return Ok(Some(Candidate { it: it.clone(), shown, rank }));
+            return Ok(Some(Candidate { it: it.clone(), names: context.names, shown, rank }));
         }
         self.others.push(shown);
         Ok(None)

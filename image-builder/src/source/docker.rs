@@ -1,7 +1,7 @@
 //! What `docker save` writes (moby, image/spec/v1.2.md, "Combined Image JSON + Filesystem Changeset Format"): `manifest.json`
 //! names the config and the layers of each image. Layers are tar streams that docker leaves plain and others compress.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 use serde_json::from_slice;
 
@@ -23,29 +23,63 @@ struct Entry {
     layers: Option<Vec<String>>,
 }
 
-/// The image of `files` that `selector` chooses: by one of its names, or by its ID.
+/// The images of `files` that `selector` chooses, by one of their names or by their ID; each with its names.
 ///
 /// # Errors
-/// None or several match (the message lists what there is); a part is missing or damaged; another platform.
+/// There is none (the message lists what there is); a part is missing or damaged; another platform.
+pub fn open_all(
+    files: &dyn Files,
+    selector: &Selector,
+    platform: &Platform,
+) -> Result<Vec<(Vec<String>, Image)>> {
+    let (entries, found) = find(files, selector)?;
+    if found.is_empty() {
+        return Err(none(&entries));
+    }
+    found.iter().map(|&at| Ok((entries[at].tags().to_vec(), entries[at].image(files, platform)?))).collect()
+}
+
+/// The one image of `files` that `selector` chooses.
+///
+/// # Errors
+/// As [`open_all`]; several match.
 pub fn open(files: &dyn Files, selector: &Selector, platform: &Platform) -> Result<Image> {
+    let (entries, found) = find(files, selector)?;
+    match found[..] {
+        [at] => entries[at].image(files, platform),
+        [] => Err(none(&entries)),
+        _ => bail!(
+            "several images match, add :NAME:TAG or @sha256:ID; choose from: {}",
+            list(found.iter().map(|&at| &entries[at]))
+        ),
+    }
+}
+
+/// All the images, and which of them `selector` means.
+fn find(files: &dyn Files, selector: &Selector) -> Result<(Vec<Entry>, Vec<usize>)> {
     let entries: Vec<Entry> =
         from_slice(&read(files, MARK)?).with_context(|| format!("{MARK} is malformed"))?;
     if entries.len() > MAX_IMAGES {
         bail!("{MARK} lists {} images, at most {MAX_IMAGES} are allowed", entries.len());
     }
     let mut found = Vec::new();
-    for entry in &entries {
+    for (at, entry) in entries.iter().enumerate() {
         if entry.is(files, selector)? {
-            found.push(entry);
+            found.push(at);
         }
     }
-    let list = |entries: &[&Entry]| entries.iter().map(|e| e.to_string()).collect::<Vec<_>>().join(", ");
-    match found[..] {
-        [entry] => entry.image(files, platform),
-        [] if entries.is_empty() => bail!("{MARK} lists no image"),
-        [] => bail!("no image matches; there are: {}", list(&entries.iter().collect::<Vec<_>>())),
-        _ => bail!("several images match, add :NAME:TAG or @sha256:ID; choose from: {}", list(&found)),
+    Ok((entries, found))
+}
+
+fn none(entries: &[Entry]) -> anyhow::Error {
+    match entries {
+        [] => anyhow!("{MARK} lists no image"),
+        entries => anyhow!("no image matches; there are: {}", list(entries.iter())),
     }
+}
+
+fn list<'a>(entries: impl Iterator<Item = &'a Entry>) -> String {
+    entries.map(Entry::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl std::fmt::Display for Entry {

@@ -15,23 +15,23 @@ use crate::image::{self, Blob, Content, Stream, read_bounded};
 pub const MARK: &str = "oci-layout";
 
 /// A layout of a version we know.
-pub struct Layout<F> {
-    files: F,
+pub struct Layout {
+    files: Box<dyn Files>,
 }
 
-impl<F: Files> Layout<F> {
+impl Layout {
     /// Checks `oci-layout`.
     ///
     /// # Errors
     /// No layout, or one of another version.
-    pub fn open(files: F) -> Result<Self> {
+    pub fn open(files: impl Files + 'static) -> Result<Self> {
         let bytes = read(&files, MARK).context("not an OCI image layout")?;
         let layout: OciLayout = from_slice(&bytes).context("oci-layout is malformed")?;
         let version = layout.image_layout_version();
         if version != "1.0.0" {
             bail!("image layout version {version:?} is not supported, only 1.0.0");
         }
-        Ok(Self { files })
+        Ok(Self { files: Box::new(files) })
     }
 
     /// The entry point, `index.json`.
@@ -39,11 +39,11 @@ impl<F: Files> Layout<F> {
     /// # Errors
     /// It cannot be read.
     pub fn index(&self) -> Result<ImageIndex> {
-        from_slice(&read(&self.files, "index.json")?).context("index.json is malformed")
+        from_slice(&read(&*self.files, "index.json")?).context("index.json is malformed")
     }
 }
 
-impl<F: Files> Content for Layout<F> {
+impl Content for Layout {
     fn json(&self, descriptor: &Descriptor) -> Result<Stream> {
         self.files.open(&name(&image::digest(descriptor)?))
     }
@@ -63,6 +63,6 @@ pub fn name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-fn read(files: &impl Files, name: &str) -> Result<Vec<u8>> {
+fn read(files: &dyn Files, name: &str) -> Result<Vec<u8>> {
     read_bounded(files.open(name)?, name).with_context(|| format!("cannot read {name}"))
 }

@@ -58,36 +58,84 @@ impl Default for Options {
 /// Nothing is there, it is broken or not supported, a blob does not verify, none or several images match; each names
 /// the image and the part.
 pub fn open(reference: &str, options: &Options) -> Result<Image> {
-    let open = || match Reference::parse(reference)? {
-        Reference::Layout { path, selector } => from_layout(Folder(path), &selector, options),
-        Reference::Archive { path, format, selector } => {
-            let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-            from_archive(file, format, &selector, options)
+    let platform = &options.platform;
+    let open = || {
+        let (opened, selector) = match Reference::parse(reference)? {
+            Reference::Name(name) => return registry::open(&name, platform, options.insecure),
+            local => local.open(options)?,
+        };
+        match opened {
+            Opened::Docker(archive) => docker::open(&archive, &selector, platform),
+            Opened::Layout(layout) => Image::choose(&layout, &layout.index()?, &selector, platform),
         }
-        Reference::Stdin { selector } => {
-            let stdin = io::stdin();
-            if stdin.is_terminal() {
-                bail!("standard input is a terminal, and an archive is expected there");
-            }
-            from_archive(stdin.as_fd().try_clone_to_owned()?.into(), None, &selector, options)
-        }
-        Reference::Name(name) => registry::open(&name, &options.platform, options.insecure),
     };
     open().with_context(|| format!("image {reference:?}"))
 }
 
-fn from_layout(files: impl Files, selector: &Selector, options: &Options) -> Result<Image> {
-    let layout = Layout::open(files)?;
-    Image::choose(&layout, &layout.index()?, selector, &options.platform)
+/// All images of the layout or archive that `reference` names, or those that its tag or digest chooses; each with the full
+/// names that it has there. (A tag alone is no name.)
+///
+/// # Errors
+/// As [`open`]; a name of a registry's image.
+pub fn open_all(reference: &str, options: &Options) -> Result<Vec<(Vec<Name>, Image)>> {
+    let platform = &options.platform;
+    let open = || {
+        let (opened, selector) = match Reference::parse(reference)? {
+            Reference::Name(name) => bail!("no such file or folder ({name} would be a registry's image)"),
+            local => local.open(options)?,
+        };
+        match opened {
+            Opened::Docker(archive) => docker::open_all(&archive, &selector, platform),
+            Opened::Layout(layout) => Image::choose_all(&layout, &layout.index()?, &selector, platform),
+        }
+    };
+    let images = open().with_context(|| format!("image {reference:?}"))?;
+    Ok(images.into_iter().map(|(names, image)| (full_names(&names), image)).collect())
+}
+
+/// The names among `names` that say more than a tag.
+fn full_names(names: &[String]) -> Vec<Name> {
+    let full = names.iter().filter(|name| name.contains([':', '/']));
+    let mut full: Vec<Name> = full.filter_map(|name| name.parse().ok()).collect();
+    full.sort();
+    full.dedup();
+    full
+}
+
+/// What a reference to something on this machine leads to.
+enum Opened {
+    Layout(Layout),
+    Docker(Archive),
+}
+
+impl Reference {
+    /// Opens a layout or an archive, and tells which of its images are meant.
+    fn open(self, options: &Options) -> Result<(Opened, Selector)> {
+        Ok(match self {
+            Self::Layout { path, selector } => (Opened::Layout(Layout::open(Folder(path))?), selector),
+            Self::Archive { path, format, selector } => {
+                let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+                (archive(file, format, options)?, selector)
+            }
+            Self::Stdin { selector } => {
+                let stdin = io::stdin();
+                if stdin.is_terminal() {
+                    bail!("standard input is a terminal, and an archive is expected there");
+                }
+                (archive(stdin.as_fd().try_clone_to_owned()?.into(), None, options)?, selector)
+            }
+            Self::Name(name) => bail!("{name} is not on this machine"),
+        })
+    }
 }
 
 /// Of an archive that is both, the OCI layout counts: it has digests for everything, and all the platforms.
-fn from_archive(file: File, format: Option<Format>, selector: &Selector, options: &Options) -> Result<Image> {
+fn archive(file: File, format: Option<Format>, options: &Options) -> Result<Opened> {
     let spool = options.spool.clone().map_or_else(store::default_dir, Ok)?;
     let archive = Archive::open(file, &spool, options.max_size)?;
     match (format, archive.has(layout::MARK), archive.has(docker::MARK)) {
-        (None | Some(Format::Oci), true, _) => from_layout(archive, selector, options),
-        (None | Some(Format::Docker), _, true) => docker::open(&archive, selector, &options.platform),
+        (None | Some(Format::Oci), true, _) => Ok(Opened::Layout(Layout::open(archive)?)),
+        (None | Some(Format::Docker), _, true) => Ok(Opened::Docker(archive)),
         (Some(Format::Oci), ..) => bail!("not an OCI archive: there is no {} in it", layout::MARK),
         (Some(Format::Docker), ..) => {
             bail!("not an archive of docker save: there is no {} in it", docker::MARK)

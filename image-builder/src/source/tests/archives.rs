@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::digest::Digest;
 use crate::image::Image;
-use crate::source::{Options, open};
+use crate::source::{Options, open, open_all};
 use crate::testimage::{Tar, gzip};
 
 /// A folder with an archive in it.
@@ -184,6 +184,13 @@ fn several_images_are_told_apart() {
     );
     assert_eq!(saved.open("", ":x:2").unwrap().id(), Digest::of(a.as_bytes()));
     assert_eq!(saved.open("", &format!("@{id}")).unwrap().id(), id);
+    let all = open_all(saved.path().to_str().unwrap(), &Options::default()).unwrap();
+    let names = |at: usize| all[at].0.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(
+        (names(0), all[0].1.id()),
+        (vec!["docker.io/library/x:1".into(), "docker.io/library/x:2".into()], Digest::of(a.as_bytes()))
+    );
+    assert_eq!((names(1), all[1].1.id()), (vec![], id));
 }
 
 #[test]
