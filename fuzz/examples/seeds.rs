@@ -35,6 +35,14 @@ fn main() -> std::io::Result<()> {
     seed("disk", "erofs", disk.get_ref())?;
     seed("disk", "ext4", &ext4())?;
     seed("layout", "image", LAYOUT.replace('\n', "").replace('|', "\0").as_bytes())?;
+    seed(
+        "reference",
+        "name",
+        b"localhost:5000/a/b:tag@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    )?;
+    seed("reference", "transport", b"docker-archive:x.tar:alpine:3.20")?;
+    seed("archive", "docker", &archive())?;
+    seed("archive", "gzip", &[&[1], &image_builder::testimage::gzip(&archive()[1..])[..]].concat())?;
     seed("kernel", "lz4", &bzimage(&lz4(b"\x7fELF and and and and more")))?;
     seed("kernel", "plain", &bzimage(b"\x7fELF"))?;
     let module = module("license=GPL\0depends=bus\0");
@@ -226,6 +234,18 @@ const LAYOUT: &str = r#"{"schemaVersion":2,"manifests":[{"mediaType":"applicatio
 "layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar",$}]}|
 {"os":"linux","architecture":"amd64","config":{"Env":["A=b"],"Cmd":["sh"],"User":"1:2","WorkingDir":"/"},
 "rootfs":{"type":"layers","diff_ids":["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]}}"#;
+
+/// As docker saves it, with a link between layers.
+fn archive() -> Vec<u8> {
+    let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let config = format!(
+        r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":["{empty}","{empty}"]}}}}"#
+    );
+    let manifest = br#"[{"Config":"c.json","RepoTags":["a:1"],"Layers":["1/layer.tar","2/layer.tar"]}]"#;
+    let tar = Tar::new().file("1/layer.tar", 0o644, b"").symlink("2/layer.tar", "../1/layer.tar");
+    let tar = tar.file("c.json", 0o644, config.as_bytes()).file("manifest.json", 0o644, manifest);
+    [&[1], &tar.finish()[..]].concat()
+}
 
 fn lz4(elf: &[u8]) -> Vec<u8> {
     let block = lz4_flex::block::compress(elf);

@@ -1,7 +1,9 @@
-//! Real images, where they are at hand: in `shared/images` beside the checkout.
+//! Real images, where they are at hand: in `shared/images` beside the checkout; and images that are archives.
 
-use crate::harness::{Test, options, run, workspace};
+use crate::harness::{Test, error_of, options, run, temporary, workspace};
 use anyhow::{Context, Result, ensure};
+use image_builder::testimage;
+use std::process::Command;
 
 pub fn tests() -> Vec<Test> {
     let there = || {
@@ -11,7 +13,35 @@ pub fn tests() -> Vec<Test> {
     vec![
         Test::new("images::busybox", busybox).needs(there()),
         Test::new("images::alpine", alpine).needs(there()),
+        Test::new("images::docker_archive", docker_archive).needs(skopeo()),
     ]
+}
+
+fn skopeo() -> Result<()> {
+    Command::new("skopeo").arg("--version").output().map(drop).context("there is no skopeo")
+}
+
+/// What `docker save` writes, gzipped; and not from standard input, which is the container's.
+fn docker_archive() -> Result<()> {
+    let dir = temporary()?;
+    let copied = Command::new("skopeo")
+        .args([
+            "--insecure-policy",
+            "copy",
+            "-q",
+            &format!("oci:{}", crate::harness::busybox()),
+            "docker-archive:x.tar:x:1",
+        ])
+        .current_dir(dir.path())
+        .output()?;
+    ensure!(copied.status.success(), "skopeo: {}", String::from_utf8_lossy(&copied.stderr));
+    let archive = dir.path().join("x.tar.gz");
+    std::fs::write(&archive, testimage::gzip(&std::fs::read(dir.path().join("x.tar"))?))?;
+    run(&options(&format!("{}:x:1", archive.display()), &["echo", "from an archive"]))?
+        .gives("from an archive\n")?;
+    let error = error_of(run(&options("-", &[])))?;
+    ensure!(error.contains("standard input is the container's; save the image to a file first"), "{error}");
+    Ok(())
 }
 
 fn image(name: &str) -> String {
