@@ -276,7 +276,7 @@ pub fn machine(
     let open = |(path, uuid): &(&Path, protocol::Uuid)| -> Result<_> {
         let file = File::open(path)?;
         let verity = image_builder::verity::read(&file).ok();
-        Ok(vch::layers::OpenLayer { uuid: *uuid, file, name: path.display().to_string(), verity })
+        Ok(vch::layers::OpenLayer { uuid: *uuid, file, name: path.display().to_string(), verity, held: None })
     };
     let layers: Vec<_> = layers.iter().map(open).collect::<Result<_>>()?;
     let in_spec = layers.iter().map(|layer| layer.spec(options.verity)).collect::<Result<_>>()?;

@@ -4,7 +4,7 @@
 //!
 //! - [`options`]: what can be asked for; [`size`]: docker's size words
 //! - [`spec`], with docker's [`defaults`]: the machine spec that the guest gets
-//! - [`layers`], [`scratch`]: the disks; [`boot`]: kernel or CD; [`accel`]: KVM or TCG; [`name`]: who has which name
+//! - [`image`]: found in the store, or brought into it; [`layers`], [`scratch`]: the disks; [`boot`]: kernel or CD; [`accel`]: KVM or TCG; [`name`]: who has which name
 //! - [`qemu`]: the command line; [`vm`]: the process; [`qmp`], [`console`]: what it says
 //! - [`conversation`]: the protocol's order; [`relay`]: the event loop; [`stdio`], [`terminal`], [`signals`]: the user
 //! - [`exit`]: the outcome, its exit code and its sentence; [`timeline`]: what happened when
@@ -16,6 +16,7 @@ pub mod console;
 pub mod conversation;
 pub mod defaults;
 pub mod exit;
+pub mod image;
 pub mod layers;
 pub mod name;
 pub mod options;
@@ -36,19 +37,17 @@ pub mod vm;
 
 use std::env::VarError;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use image_builder::image::Image;
-use image_builder::source::{self, Reference};
 use nix::sys::signal::Signal;
 use protocol::frame::MAX_TO_GUEST;
 use protocol::{Disks, Uuid};
 
 use accel::Accel;
 use boot::Boot;
-use layers::Prepared;
+use image::Prepared;
 use name::Name;
 use relay::{Gone, Plan};
 use timeline::Clock;
@@ -72,9 +71,8 @@ pub fn run(options: &RunOptions, stdio: &Stdio) -> Result<Outcome> {
     let accel = accel::choose(options.accel)?;
     let boot = Boot::find(options, accel)?;
     let store = store(options)?;
-    let image = open_image(&options.image, &store)?;
-    let layers = match layers::prepare(&store, &image.layers, options.layer_fs, stdio)? {
-        Prepared::Layers(layers) => layers,
+    let (config, layers) = match image::prepare(options, &store, stdio)? {
+        Prepared::Ready { config, layers } => (config, layers),
         Prepared::Killed(signal) => return Ok(killed(signal, clock)),
     };
     clock.step("the layer disks are there");
@@ -83,7 +81,6 @@ pub fn run(options: &RunOptions, stdio: &Stdio) -> Result<Outcome> {
     let uuid = Uuid::from_bytes(random::bytes()?);
     let in_spec = layers.iter().map(|layer| layer.spec(options.verity)).collect::<Result<_>>()?;
     let disks = Disks { layers: in_spec, scratch: uuid };
-    let config = image.config.config().clone().unwrap_or_default();
     let size = terminal::size(&stdio.stdin);
     let machine = spec::compose(&config, options, &id, disks, size, host_variable)?;
     let length = serde_json::to_vec(&machine)?.len();
@@ -121,13 +118,6 @@ fn stdin(options: &RunOptions, stdio: &Stdio) -> Result<bool> {
         bail!("the input device is not a TTY: -t with -i needs a terminal");
     }
     Ok(options.interactive || (options.tty && terminal))
-}
-
-fn open_image(reference: &str, store: &Path) -> Result<Image> {
-    if let Ok(Reference::Stdin { .. }) = Reference::parse(reference) {
-        bail!("image {reference:?}: standard input is the container's; save the image to a file first");
-    }
-    source::open(reference, &source::Options { spool: Some(store.to_owned()), ..source::Options::default() })
 }
 
 fn host_variable(name: &str) -> Result<Option<String>> {

@@ -118,6 +118,18 @@ pub struct RunOptions {
     #[arg(long, value_name = "DIR")]
     pub store: Option<PathBuf>,
 
+    /// Pull an image by its name from its registry always, never, or when the store lacks it
+    #[arg(long, value_enum, value_name = "WHEN", default_value = "missing")]
+    pub pull: Pull,
+
+    /// Of the registry, take plain http where it has no https, and do not check its certificate (always so on loopback addresses)
+    #[arg(long)]
+    pub insecure: bool,
+
+    /// The most that a layer's disk may have
+    #[arg(long, value_name = "SIZE", default_value = "64g", value_parser = size::parse)]
+    pub max_size: u64,
+
     /// Show the guest's kernel log on stderr
     #[arg(long)]
     pub debug: bool,
@@ -141,6 +153,17 @@ pub struct RunOptions {
     /// Command and arguments, in place of the image's.
     #[arg(skip)]
     pub command: Vec<String>,
+}
+
+/// When an image is pulled from its registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Pull {
+    /// When the store lacks it.
+    Missing,
+    /// Also when the store has one of that name: it may have changed. Layers that are there are not read again.
+    Always,
+    /// Not at all.
+    Never,
 }
 
 /// How the guest's kernel gets into memory.
@@ -190,7 +213,7 @@ impl Args for Arguments {
     fn augment_args(command: clap::Command) -> clap::Command {
         let words = Arg::new(WORDS)
             .value_name("IMAGE [COMMAND] [ARG]")
-            .help("A registry's image by its name; an OCI layout folder or an archive (OCI, docker save; also gzip or zstd) as PATH[:NAME]; a command in place of the image's")
+            .help("A name or an ID, in the store or else in a registry; an OCI layout folder or an archive (OCI, docker save; also gzip or zstd) as PATH[:NAME]; a command in place of the image's")
             .num_args(1..)
             .trailing_var_arg(true)
             .required(true);

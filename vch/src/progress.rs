@@ -1,8 +1,10 @@
 //! A line on stderr for work that takes longer than a second: kept up to date on a terminal, said once elsewhere.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use crate::image::LayerProgress;
 use crate::stdio::Stdio;
 
 /// Work shorter than this is not worth a word.
@@ -17,12 +19,13 @@ const CLEAR: &str = "\r\x1b[K";
 pub struct Progress {
     next: Instant,
     shown: bool,
+    layers: BTreeMap<usize, LayerProgress>,
 }
 
 impl Progress {
     /// For work that began at `start`.
     pub fn new(start: Instant) -> Self {
-        Self { next: start + PATIENCE, shown: false }
+        Self { next: start + PATIENCE, shown: false, layers: BTreeMap::new() }
     }
 
     /// When [`Progress::starting`] next has something to say.
@@ -30,19 +33,23 @@ impl Progress {
         stdio.stderr.is_terminal().then_some(self.next)
     }
 
-    /// Says that `bytes` of `all` of layer number `layer` of `layers` are done.
-    pub fn building(&mut self, stdio: &Stdio, layer: usize, layers: usize, bytes: u64, all: Option<u64>) {
+    /// Says how far the layers are of which disks are made.
+    pub fn building(&mut self, stdio: &Stdio, progress: LayerProgress) {
+        self.layers.insert(progress.layer, progress);
         let terminal = stdio.stderr.is_terminal();
         if Instant::now() < self.next || (self.shown && !terminal) {
             return;
         }
-        let text = format!("vch: making the disk of layer {layer} of {layers}");
-        if terminal {
-            let all = all.map_or(String::new(), |all| format!(" of {}", all / MIB));
-            self.tell(stdio, &format!("{CLEAR}{text}: {}{all} MiB", bytes / MIB));
-        } else {
-            self.tell(stdio, &format!("{text}\n"));
+        if !terminal {
+            return self.tell(stdio, "vch: making layer disks\n");
         }
+        let done: u64 = self.layers.values().map(|layer| layer.done).sum();
+        // Of the layers that are begun: more may follow.
+        let all: Option<u64> = self.layers.values().map(|layer| layer.total).sum();
+        let all = all.map_or(String::new(), |all| format!(" of {}", all / MIB));
+        let count = self.layers.len();
+        let text = format!("vch: making layer disks: {count} begun, {}{all} MiB", done / MIB);
+        self.tell(stdio, &format!("{CLEAR}{text}"));
     }
 
     /// Says for how many seconds the VM has been starting. Only to a terminal, where the words can be taken back:

@@ -71,7 +71,8 @@ impl How {
         name: Option<&Name>,
         shown: &str,
     ) -> Result<(StoredImage, Vec<HeldLayer>)> {
-        let mut progress = Progress::new(common.json, self.quiet, &topmost(&image.layers));
+        let layers = topmost(&image.layers, |layer| layer.diff_id);
+        let mut progress = Progress::new(common.json, self.quiet, &layers);
         let pulled = self.store(common)?.pull(image, name, &mut |event| progress.event(event));
         progress.clear();
         pulled.with_context(|| format!("image {shown:?}"))

@@ -70,17 +70,20 @@ impl ImageStore {
 impl Parts {
     /// Each layer is rebuilt once for its size, which the manifest needs, and to see that it can be.
     fn of(store: &ImageStore, image: &StoredImage) -> Result<Self> {
-        let held = image.layers(store)?;
-        let sizes = held.iter().map(|layer| layer.write_tar(io::sink()));
-        let sizes = sizes.collect::<Result<Vec<_>>>().with_context(|| format!("image {}", image.shown()))?;
-        let layers = held.iter().zip(&sizes);
-        let layers = layers.map(|(layer, &size)| descriptor(MediaType::ImageLayer, layer.disk.diff_id, size));
+        let size = |layer: HeldLayer| layer.write_tar(io::sink()).map(|size| (layer, size));
+        let layers = image.layers(store)?.into_iter().map(size).collect::<Result<Vec<_>>>();
+        let layers = layers.with_context(|| format!("image {}", image.shown()))?;
+        let descriptors = image.record.layers.iter().map(|record| {
+            let layer = layers.iter().find(|(layer, _)| layer.disk.diff_id == record.diff_id);
+            let (_, size) = layer.context("a layer has no disk")?;
+            descriptor(MediaType::ImageLayer, record.diff_id, *size)
+        });
         let config = image.record.config.as_bytes();
         let manifest = ImageManifestBuilder::default()
             .schema_version(2u32)
             .media_type(MediaType::ImageManifest)
             .config(descriptor(MediaType::ImageConfig, image.id, config.len() as u64)?)
-            .layers(layers.collect::<Result<Vec<_>>>()?)
+            .layers(descriptors.collect::<Result<Vec<_>>>()?)
             .build()?;
         let manifest = serde_json::to_vec(&manifest)?;
         let id = Digest::of(&manifest);
@@ -91,9 +94,6 @@ impl Parts {
             (blob(&id), manifest),
             (blob(&image.id), config.to_owned()),
         ];
-        let mut layers: Vec<_> = held.into_iter().zip(sizes).collect();
-        layers.sort_by_key(|(layer, _)| layer.disk.diff_id);
-        layers.dedup_by_key(|(layer, _)| layer.disk.diff_id);
         Ok(Self { layers, files })
     }
 }

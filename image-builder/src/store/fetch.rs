@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use super::{HeldLayer, LayerStore};
+use crate::digest::Digest;
 use crate::image::Layer;
 
 /// Layers under way at once: docker's number.
@@ -75,11 +76,17 @@ fn work(store: &LayerStore, layers: &[Layer], next: &AtomicUsize, events: &Sende
     }
 }
 
-/// Each layer once. Where one stands several times (empty layers do), only its topmost place counts: overlayfs refuses
-/// the same lower directory twice, and what is below is hidden by it anyway.
-pub fn topmost(layers: &[Layer]) -> Vec<Layer> {
+/// Each layer once; `diff_id` tells which layer an item is of. Where one stands several times (empty layers do), only its
+/// topmost place counts: overlayfs refuses the same lower directory twice, and what is below is hidden by it anyway.
+pub fn topmost<T: Clone>(layers: &[T], diff_id: impl Fn(&T) -> Digest) -> Vec<T> {
     let mut seen = HashSet::new();
-    let mut kept: Vec<_> = layers.iter().rev().filter(|layer| seen.insert(layer.diff_id)).cloned().collect();
+    let mut kept: Vec<_> = layers.iter().rev().filter(|layer| seen.insert(diff_id(layer))).cloned().collect();
     kept.reverse();
     kept
+}
+
+#[test]
+fn the_topmost_place_counts() {
+    let names = ["a", "empty", "b", "empty", "c", "a"];
+    assert_eq!(topmost(&names, |name| Digest::of(name.as_bytes())), ["b", "empty", "c", "a"]);
 }

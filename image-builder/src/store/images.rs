@@ -72,7 +72,7 @@ impl ImageStore {
     }
 
     /// Makes the disks of `image` that are lacking, several at once, and keeps it as `name`, or unnamed. `event` is told what
-    /// happens to [`topmost`] of its layers. The layers that come back are held.
+    /// happens to its layers, each once (see [`topmost`]). The layers that come back are held.
     ///
     /// # Errors
     /// The first layer's that fails, and the store's.
@@ -82,7 +82,7 @@ impl ImageStore {
         name: Option<&Name>,
         event: &mut dyn FnMut(&Event),
     ) -> Result<(StoredImage, Vec<HeldLayer>)> {
-        let layers = topmost(&image.layers);
+        let layers = topmost(&image.layers, |layer| layer.diff_id);
         let held = collect(self.layers.fetch(&layers), layers.len(), event)?;
         let stored = self.add(image, name, &held)?;
         Ok((stored, held))
@@ -211,7 +211,7 @@ impl StoredImage {
         Ok(Self { id, record, config, names })
     }
 
-    /// Its layers' disks, held, the lowest first, as often as the image has them.
+    /// Its layers' disks, held, the lowest first, each once (see [`topmost`]).
     ///
     /// # Errors
     /// One is missing or damaged: pull the image again.
@@ -220,7 +220,8 @@ impl StoredImage {
             let held = store.layers.get(&layer.diff_id)?;
             held.with_context(|| format!("layer {} is missing: pull the image again", layer.diff_id))
         };
-        let layers = self.record.layers.iter().map(get).collect::<Result<_>>();
+        let layers = topmost(&self.record.layers, |layer| layer.diff_id);
+        let layers = layers.iter().map(get).collect::<Result<_>>();
         layers.with_context(|| format!("image {}", self.shown()))
     }
 

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::pending::PREFIX;
 use super::record::{ImageRecord, NameRecord};
-use super::{ImageStore, StoredImage, chain_id};
+use super::{ImageStore, StoredImage, chain_id, topmost};
 use crate::digest::Digest;
 use crate::source::Name;
 
@@ -182,16 +182,10 @@ impl ImageStore {
     }
 }
 
-/// The chainIDs of all images. Layers that stand in one several times are merged once.
+/// The chainIDs of all images, as they are run.
 fn chains(records: &[ImageRecord]) -> HashSet<Digest> {
-    let chain = |record: &ImageRecord| {
-        let mut seen = HashSet::new();
-        let mut ids: Vec<_> =
-            record.layers.iter().rev().map(|layer| layer.diff_id).filter(|id| seen.insert(*id)).collect();
-        ids.reverse();
-        chain_id(ids)
-    };
-    records.iter().filter_map(chain).collect()
+    let layers = |record: &ImageRecord| topmost(&record.layers, |layer| layer.diff_id);
+    records.iter().filter_map(|record| chain_id(layers(record).iter().map(|layer| layer.diff_id))).collect()
 }
 
 fn list(dir: &Path) -> Result<Vec<PathBuf>> {
