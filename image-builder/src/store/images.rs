@@ -111,16 +111,19 @@ impl ImageStore {
             layers: image.layers.iter().map(layer).collect::<Result<_>>()?,
         };
         let id = record.id();
-        let is_same = |old: ImageRecord| ImageRecord { added: record.added, ..old } == record;
+        let known = if name.is_none() { ImageRecord::read(&self.folder, &id)? } else { None };
         // Running an image that is known writes nothing.
-        if name.is_some() || !ImageRecord::read(&self.folder, &id)?.is_some_and(is_same) {
-            let _lock = self.folder.share()?;
-            record.write(&self.folder)?;
-            if let Some(name) = name {
-                self.write_name(name, id, image.manifest_digest)?;
-            }
+        if let Some(known) =
+            known.filter(|known| ImageRecord { added: known.added, ..record.clone() } == *known)
+        {
+            return StoredImage::new(known, &NameRecord::all(&self.folder)?);
         }
-        self.image(&id)?.with_context(|| format!("image {id} was removed at once"))
+        let _lock = self.folder.share()?;
+        record.write(&self.folder)?;
+        if let Some(name) = name {
+            self.write_name(name, id, image.manifest_digest)?;
+        }
+        StoredImage::new(record, &NameRecord::all(&self.folder)?)
     }
 
     /// Gives image `id` a further name, which it takes from any other image.

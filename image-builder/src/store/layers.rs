@@ -197,6 +197,7 @@ impl LayerStore {
 
     fn remove_damaged(&self, diff_id: &Digest, found: &File) -> Result<()> {
         let path = self.path(diff_id);
+        let _lock = self.folder.exclude()?;
         // Another process may have put a good disk there since.
         let same = |a: fs::Metadata, b: fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
         if fs::metadata(&path).is_ok_and(|named| found.metadata().is_ok_and(|found| same(named, found))) {
