@@ -26,7 +26,7 @@ fn main() -> std::io::Result<()> {
             seed("reader", name, &disk.get_ref()[1024..])?;
         }
     }
-    let sb = Superblock { uuid: [9; 16], label: [8; 16], blocks: 77, meta_block: 5, root_nid: 2, inodes: 12 };
+    let sb = Superblock { uuid: [9; 16], label: [8; 15], blocks: 77, meta_block: 5, root_nid: 2, inodes: 12 };
     seed("superblock", "disk", &sb.encode()[1024..1152])?;
     let tree = verity::Superblock { uuid: [9; 16], data_blocks: 77 };
     seed("verity", "tree", &tree.encode()[..512])?;

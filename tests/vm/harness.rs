@@ -274,9 +274,7 @@ pub fn machine(
     std::fs::create_dir_all(store())?;
     let scratch = vch::scratch::create(&store(), options.scratch_size, scratch_uuid)?;
     let open = |(path, uuid): &(&Path, protocol::Uuid)| -> Result<_> {
-        let file = File::open(path)?;
-        let verity = image_builder::verity::read(&file).ok();
-        Ok(vch::layers::OpenLayer { uuid: *uuid, file, name: path.display().to_string(), verity, held: None })
+        vch::layers::OpenLayer::whole(*uuid, File::open(path)?, path.display().to_string())
     };
     let layers: Vec<_> = layers.iter().map(open).collect::<Result<_>>()?;
     let in_spec = layers.iter().map(|layer| layer.spec(options.verity)).collect::<Result<_>>()?;

@@ -13,10 +13,13 @@ use vch::RunOptions;
 
 pub fn tests() -> Vec<Test> {
     let ext4 = Test::new("layers::ext4_layer_disk", ext4_layer_disk);
-    [tests![stacking, stacking_on_ext4, entries, many_layers_and_repeated_ones], vec![ext4]]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        tests![stacking, stacking_on_ext4, entries, many_layers_and_repeated_ones, implied_directories],
+        vec![ext4],
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// An image of busybox below `layers`, and options to run a script in it.
@@ -106,12 +109,12 @@ fn tar_kind(byte: u8) -> tar::EntryType {
     tar::EntryType::new(byte)
 }
 
-/// More layers than PCI slots, with one layer standing in the image three times.
+/// More layers than a VM has room for disks, and than docker has layers (127), with one standing in the image three times.
 fn many_layers_and_repeated_ones() -> Result<()> {
     let dir = temporary()?;
     let same = || Tar::new().file("same", 0o644, b"same");
     let mut layers = vec![same()];
-    for number in 0..58 {
+    for number in 0..137 {
         layers.push(Tar::new().file(&format!("layers/{number}"), 0o644, b"x").file(
             "last",
             0o644,
@@ -121,7 +124,16 @@ fn many_layers_and_repeated_ones() -> Result<()> {
     layers.insert(30, Tar::new().whiteout("same"));
     layers.insert(40, same());
     layers.push(same());
-    run(&image(dir.path(), layers, "ls layers | wc -l; cat last same")?)?.gives("58\n57same")
+    run(&image(dir.path(), layers, "ls layers | wc -l; cat last same")?)?.gives("137\n136same")
+}
+
+/// A layer that only has a file in a directory says nothing of the directory.
+fn implied_directories() -> Result<()> {
+    let dir = temporary()?;
+    let below = Tar::new().dir("tmp", 0o1777).dir("usr/lib", 0o711).symlink("lib", "usr/lib");
+    let above = Tar::new().file("tmp/x", 0o644, b"").file("lib/x", 0o644, b"by the link\n");
+    let script = "stat -c %a /tmp /usr/lib; readlink /lib; cat /usr/lib/x";
+    run(&image(dir.path(), vec![below, above], script)?)?.gives("1777\n711\nusr/lib\nby the link\n")
 }
 
 /// Layer disks that others have made as ext4 work, too: tether looks at the superblock.

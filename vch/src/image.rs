@@ -12,7 +12,7 @@ use image_builder::store::{Event, HeldLayer, ImageStore, LayerFs, LayerStore, St
 use nix::sys::signal::Signal;
 use oci_spec::image::Config;
 
-use crate::layers::OpenLayer;
+use crate::layers::{self, OpenLayer};
 use crate::options::{Pull, RunOptions};
 use crate::progress::Progress;
 use crate::stdio::Stdio;
@@ -27,7 +27,7 @@ pub enum Prepared {
     Ready {
         /// What its config says of the process.
         config: Box<Config>,
-        /// Its layers' disks, lowest first, each once.
+        /// Its layers' disks, lowest first.
         layers: Vec<OpenLayer>,
     },
     /// A signal came first.
@@ -49,6 +49,7 @@ pub fn prepare(options: &RunOptions, dir: &Path, stdio: &Stdio) -> Result<Prepar
         insecure: options.insecure,
         max_size: options.max_size,
         fs: options.layer_fs,
+        checked: options.verity,
         dir: dir.to_owned(),
         events,
     };
@@ -87,6 +88,7 @@ struct Search {
     insecure: bool,
     max_size: u64,
     fs: LayerFs,
+    checked: bool,
     dir: PathBuf,
     events: Sender<LayerProgress>,
 }
@@ -96,8 +98,7 @@ impl Search {
         let (image, held) = self.run()?;
         let config = Box::new(image.config.config().clone().unwrap_or_default());
         let store = LayerStore::open(&self.dir)?;
-        let layers = held.into_iter().map(|held| OpenLayer::open(&store, held, self.fs));
-        Ok(Prepared::Ready { config, layers: layers.collect::<Result<_>>()? })
+        Ok(Prepared::Ready { config, layers: layers::open(&store, held, self.fs, self.checked)? })
     }
 
     fn run(&self) -> Result<(StoredImage, Vec<HeldLayer>)> {
@@ -188,6 +189,7 @@ mod tests {
             insecure: false,
             max_size: 1 << 30,
             fs: LayerFs::default(),
+            checked: false,
             dir: dir.path().join("store"),
             events,
         };

@@ -1,19 +1,24 @@
-//! An image's layers as disks, opened.
+//! An image's layers as disks, opened: all merged into one, or each by itself.
 
 use std::fs::File;
+use std::sync::Arc;
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Error, Result, bail};
+use image_builder::extents::{Extent, Extents};
 use image_builder::store::{HeldLayer, LayerFs, LayerStore};
 use image_builder::verity;
 use protocol::{RootHash, Uuid, Verity};
 
-/// A layer disk, open for reading.
+/// The most disks of layers: the guest's kernel finds no more than some 102 (two interrupt vectors for each).
+const MOST_DISKS: usize = 100;
+
+/// A read-only disk of one layer or of many merged, open for reading.
 #[derive(Debug)]
 pub struct OpenLayer {
     /// What the guest finds it by.
     pub uuid: Uuid,
     /// The disk.
-    pub file: File,
+    pub disk: Extents,
     /// What it is for people: the layer's place and diffID, the disk's path.
     pub name: String,
     /// Its hash tree, if it has one.
@@ -22,7 +27,66 @@ pub struct OpenLayer {
     pub held: Option<File>,
 }
 
+/// Opens the disks of an image's `layers`, each of which stands there once, the lowest first: merged into one; or one by one,
+/// where each is to be `checked` by its own hash tree or has the filesystem ext4. The layers stay in the store as long as
+/// the disks are open, here or in QEMU.
+///
+/// # Errors
+/// The store's, with the layer's name; more disks than a guest has room for.
+pub fn open(
+    store: &LayerStore,
+    layers: Vec<HeldLayer>,
+    fs: LayerFs,
+    checked: bool,
+) -> Result<Vec<OpenLayer>> {
+    if fs == LayerFs::Erofs && !checked {
+        return Ok(vec![OpenLayer::merged(store, &layers)?]);
+    }
+    let count = layers.len();
+    if count > MOST_DISKS {
+        bail!(
+            "with --verity or ext4 each of the image's {count} layers is a disk of its own, and the guest has room for \
+             {MOST_DISKS} at most: as one disk, without these options, it runs"
+        );
+    }
+    let open = |(i, layer): (usize, HeldLayer)| {
+        OpenLayer::single(store, layer, fs, &format!("{} of {count}", i + 1))
+    };
+    layers.into_iter().enumerate().map(open).collect()
+}
+
 impl OpenLayer {
+    /// The disk that is in `file`, called `name`.
+    ///
+    /// # Errors
+    /// The file's length cannot be found out.
+    pub fn whole(uuid: Uuid, file: File, name: String) -> Result<Self> {
+        let length = file.metadata().context("cannot read the disk's length")?.len();
+        let verity = verity::read(&file).ok();
+        let disk = Extents(vec![Extent { file: Arc::new(file), offset: 0, length }]);
+        Ok(Self { uuid, disk, name, verity, held: None })
+    }
+
+    fn merged(store: &LayerStore, layers: &[HeldLayer]) -> Result<Self> {
+        let chain = store.chain_disk(layers)?;
+        let name = format!("the image's layers ({})", chain.chain_id);
+        Ok(Self { uuid: Uuid::from_bytes(chain.uuid), disk: chain.extents, name, verity: None, held: None })
+    }
+
+    /// The disk of one layer, which is number `place`; it is made if it has to have another filesystem.
+    fn single(store: &LayerStore, layer: HeldLayer, fs: LayerFs, place: &str) -> Result<Self> {
+        let disk = store.layer_disk_as(&layer, fs)?;
+        let (file, held) = if disk.path == layer.disk.path {
+            (layer.file, None)
+        } else {
+            let file = File::open(&disk.path);
+            let file = file.with_context(|| format!("cannot open layer disk {}", disk.path.display()))?;
+            (file, Some(layer.file))
+        };
+        let name = format!("layer {place} ({}), {}", disk.diff_id, disk.path.display());
+        Ok(Self { held, ..Self::whole(Uuid::from_bytes(disk.uuid), file, name)? })
+    }
+
     /// What the guest is told of it: with its hash tree if the guest is to check it.
     ///
     /// # Errors
@@ -47,27 +111,34 @@ impl OpenLayer {
     }
 }
 
-impl OpenLayer {
-    /// Opens the disk with the filesystem `fs` of a layer of `store`, making it if need be. The layer stays in the store as
-    /// long as this is there, or its file open in QEMU.
-    ///
-    /// # Errors
-    /// The layer cannot be put on that filesystem; its disk cannot be opened.
-    pub fn open(store: &LayerStore, held: HeldLayer, fs: LayerFs) -> Result<Self> {
-        let disk = store.layer_disk_as(&held, fs)?;
-        let (file, held) = if disk.path == held.disk.path {
-            (held.file, None)
-        } else {
-            let file = File::open(&disk.path);
-            let file = file.with_context(|| format!("cannot open layer disk {}", disk.path.display()))?;
-            (file, Some(held.file))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image_builder::store::ImageStore;
+    use image_builder::{source, testimage};
+
+    #[test]
+    fn many_layers_are_one_disk_unless_checked_or_on_ext4() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = |number: usize| testimage::Tar::new().file(&number.to_string(), 0o644, b"x").finish();
+        let layers: Vec<_> = (0..=MOST_DISKS).map(layer).collect();
+        testimage::write(&dir.path().join("image"), &layers, oci_spec::image::Config::default()).unwrap();
+        let image =
+            source::open(dir.path().join("image").to_str().unwrap(), &source::Options::default()).unwrap();
+        let (_, held) =
+            ImageStore::open(dir.path().join("store")).unwrap().pull(&image, None, &mut |_| {}).unwrap();
+        let store = LayerStore::open(dir.path().join("store")).unwrap();
+        let disks = |count: usize, fs, checked| {
+            let again = |layer: &image_builder::image::Layer| store.hold(layer, &mut |_, _| {});
+            open(&store, image.layers[..count].iter().map(again).collect::<Result<_>>()?, fs, checked)
         };
-        Ok(Self {
-            uuid: Uuid::from_bytes(disk.uuid),
-            file,
-            name: format!("layer {}, {}", disk.diff_id, disk.path.display()),
-            verity: Some(disk.verity),
-            held,
-        })
+        assert_eq!(held.len(), MOST_DISKS + 1);
+        assert_eq!(disks(MOST_DISKS + 1, LayerFs::Erofs, false).unwrap().len(), 1);
+        assert_eq!(disks(MOST_DISKS, LayerFs::Erofs, true).unwrap().len(), MOST_DISKS);
+        assert_eq!(disks(2, LayerFs::Ext4, false).unwrap().len(), 2);
+        for (fs, checked) in [(LayerFs::Erofs, true), (LayerFs::Ext4, false)] {
+            let error = disks(MOST_DISKS + 1, fs, checked).unwrap_err().to_string();
+            assert!(error.contains("101 layers") && error.contains("without these options"), "{error}");
+        }
     }
 }

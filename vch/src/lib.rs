@@ -4,7 +4,7 @@
 //!
 //! - [`options`]: what can be asked for; [`size`]: docker's size words
 //! - [`spec`], with docker's [`defaults`]: the machine spec that the guest gets
-//! - [`image`]: found in the store, or brought into it; [`layers`], [`scratch`]: the disks; [`boot`]: kernel or CD; [`accel`]: KVM or TCG; [`name`]: who has which name
+//! - [`image`]: found in the store, or brought into it; [`layers`], [`scratch`]: the disks, [`disk`]: as QEMU gets them; [`boot`]: kernel or CD; [`accel`]: KVM or TCG; [`name`]: who has which name
 //! - [`qemu`]: the command line; [`vm`]: the process; [`qmp`], [`console`]: what it says
 //! - [`conversation`]: the protocol's order; [`relay`]: the event loop; [`stdio`], [`terminal`], [`signals`]: the user
 //! - [`exit`]: the outcome, its exit code and its sentence; [`timeline`]: what happened when
@@ -15,6 +15,7 @@ pub mod child;
 pub mod console;
 pub mod conversation;
 pub mod defaults;
+pub mod disk;
 pub mod exit;
 pub mod image;
 pub mod layers;

@@ -6,7 +6,8 @@
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 
 use crate::accel::Accel;
@@ -24,6 +25,9 @@ const FIRST_SLOT: usize = 2;
 /// The most disks: each is a function, and one is the channel's.
 pub const MOST_DISKS: usize = SLOTS * FUNCTIONS - 1;
 
+/// Descriptors that QEMU needs for itself.
+const SPARE: u64 = 256;
+
 /// The descriptors that QEMU inherits.
 #[derive(Debug, Clone)]
 pub struct Descriptors {
@@ -36,7 +40,7 @@ pub struct Descriptors {
     /// The scratch disk.
     pub scratch: RawFd,
     /// The layer disks.
-    pub layers: Vec<RawFd>,
+    pub layers: Vec<Disk>,
     /// The CD.
     pub cd: Option<RawFd>,
 }
@@ -45,8 +49,51 @@ impl Descriptors {
     /// All of them.
     pub fn all(&self) -> Vec<RawFd> {
         let fixed = [self.channel, self.console, self.monitor, self.scratch];
-        fixed.into_iter().chain(self.layers.iter().copied()).chain(self.cd).collect()
+        let layers = self.layers.iter().flat_map(Disk::all);
+        fixed.into_iter().chain(layers).chain(self.cd).collect()
     }
+
+    /// Lets QEMU have as many descriptors as it needs, where the limit can be raised: for each it gets, it opens two more.
+    ///
+    /// # Errors
+    /// The limit is too low, and the hard limit, too.
+    pub fn make_room(&self) -> Result<()> {
+        let needed = 3 * self.all().len() as u64 + SPARE;
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        if hard < needed {
+            bail!(
+                "the image has so many layers that QEMU needs {needed} open files, but the hard limit (ulimit -Hn) is {hard}"
+            );
+        }
+        if soft < needed {
+            setrlimit(Resource::RLIMIT_NOFILE, needed, hard)
+                .context("cannot raise the limit of open files")?;
+        }
+        Ok(())
+    }
+}
+
+/// The descriptors of a read-only disk.
+#[derive(Debug, Clone)]
+pub enum Disk {
+    /// A raw image.
+    Raw(RawFd),
+    /// A VMDK descriptor that names the parts as `/dev/fdset/NUMBER`, and the parts.
+    Vmdk(RawFd, Vec<RawFd>),
+}
+
+impl Disk {
+    fn all(&self) -> Vec<RawFd> {
+        match self {
+            Self::Raw(file) => vec![*file],
+            Self::Vmdk(descriptor, parts) => [&[*descriptor], &parts[..]].concat(),
+        }
+    }
+}
+
+/// The path by which QEMU opens a descriptor that it was given.
+pub fn path(descriptor: RawFd) -> String {
+    format!("/dev/fdset/{descriptor}")
 }
 
 /// The arguments for a VM named `name`.
@@ -104,10 +151,13 @@ fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<()>
     if count > MOST_DISKS {
         bail!("the image has {} layers, but the VM has room for {} at most", count - 1, MOST_DISKS - 1);
     }
-    let layers = descriptors.layers.iter().map(|layer| (*layer, true));
-    for (i, (descriptor, read_only)) in [(descriptors.scratch, false)].into_iter().chain(layers).enumerate() {
+    for i in 0..count {
         let node = format!("disk{i}");
-        file(&node, descriptor, read_only, add);
+        match i.checked_sub(1).map(|layer| &descriptors.layers[layer]) {
+            None => file(&node, descriptors.scratch, false, add),
+            Some(Disk::Raw(descriptor)) => file(&node, *descriptor, true, add),
+            Some(Disk::Vmdk(descriptor, parts)) => vmdk(&node, *descriptor, parts, add),
+        }
         // "stop": a host that cannot read or write is not the guest's business; we hear of it by QMP and end the VM.
         let device =
             format!("virtio-blk-pci,drive={node},num-queues=1,rerror=stop,werror=stop,{}", address(i + 1));
@@ -118,12 +168,26 @@ fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<()>
 
 /// Makes `descriptor` the block node `node`. Flushes are not passed on: the scratch disk dies with the VM.
 fn file(node: &str, descriptor: RawFd, read_only: bool, add: &mut impl FnMut(&[&str])) {
-    add(&["-add-fd", &format!("fd={descriptor},set={descriptor}")]);
+    hand_over(descriptor, add);
     let node = json!({
-        "driver": "file", "node-name": node, "filename": format!("/dev/fdset/{descriptor}"),
+        "driver": "file", "node-name": node, "filename": path(descriptor),
         "read-only": read_only, "discard": "unmap", "cache": {"no-flush": true},
     });
     add(&["-blockdev", &node.to_string()]);
+}
+
+/// Makes a VMDK the block node `node`, read-only.
+fn vmdk(node: &str, descriptor: RawFd, parts: &[RawFd], add: &mut impl FnMut(&[&str])) {
+    for descriptor in parts.iter().chain([&descriptor]) {
+        hand_over(*descriptor, add);
+    }
+    let file = json!({"driver": "file", "filename": path(descriptor), "read-only": true});
+    let node = json!({"driver": "vmdk", "node-name": node, "read-only": true, "file": file});
+    add(&["-blockdev", &node.to_string()]);
+}
+
+fn hand_over(descriptor: RawFd, add: &mut impl FnMut(&[&str])) {
+    add(&["-add-fd", &format!("fd={descriptor},set={descriptor}")]);
 }
 
 fn start(boot: &Boot, descriptors: &Descriptors, arguments: &mut Vec<OsString>) {
@@ -155,7 +219,7 @@ mod tests {
     use std::collections::HashSet;
 
     fn lines(layers: usize, boot: &Boot, options: &RunOptions) -> Result<Vec<String>> {
-        let layers = (100..).take(layers).collect();
+        let layers = (100..).take(layers).map(Disk::Raw).collect();
         let cd = matches!(boot, Boot::Iso { .. }).then_some(7);
         let descriptors = Descriptors { channel: 3, console: 4, monitor: 5, scratch: 6, layers, cd };
         let arguments = arguments("x", options, Accel::Tcg, boot, &descriptors)?;

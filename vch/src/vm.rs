@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 use crate::accel::Accel;
 use crate::boot::Boot;
 use crate::child;
+use crate::disk::DiskFiles;
 use crate::layers::OpenLayer;
 use crate::options::RunOptions;
 use crate::qemu::{self, Descriptors};
@@ -61,14 +62,16 @@ impl Vm {
             }
             Boot::Direct { .. } => None,
         };
+        let disks = layers.iter().map(|layer| DiskFiles::open(&layer.disk)).collect::<Result<Vec<_>>>()?;
         let descriptors = Descriptors {
             channel: theirs_channel.as_raw_fd(),
             console: theirs_console.as_raw_fd(),
             monitor: theirs_monitor.as_raw_fd(),
             scratch: scratch.as_raw_fd(),
-            layers: layers.iter().map(|layer| layer.file.as_raw_fd()).collect(),
+            layers: disks.iter().map(DiskFiles::descriptors).collect(),
             cd: cd.as_ref().map(File::as_raw_fd),
         };
+        descriptors.make_room()?;
         let mut command = Command::new(QEMU);
         command.args(qemu::arguments(name, options, accel, boot, &descriptors)?);
         // A process group of its own: ^C at the terminal is for us to act on.

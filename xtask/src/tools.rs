@@ -46,7 +46,7 @@ enum Look {
 use Look::{File, Program, StaticProgram};
 
 /// What is looked for, Debian's package with it, and the tasks that need it.
-const NEEDS: [(Look, &str, &[Task]); 22] = [
+const NEEDS: &[(Look, &str, &[Task])] = &[
     (StaticProgram(BUSYBOX), "busybox-static", &[Task::Build]),
     (Program("dpkg-deb"), "dpkg", &[Task::Build]),
     (Program("cc"), "gcc", &[Task::Build]),
@@ -63,10 +63,13 @@ const NEEDS: [(Look, &str, &[Task]); 22] = [
     (Program("openssl"), "openssl", &[Task::Test]),
     (Program("skopeo"), "skopeo", &[Task::Test]),
     (Program("umoci"), "umoci", &[Task::Test, Task::BenchImage]),
+    (Program("getfattr"), "attr", &[Task::Test]),
+    (Program("qemu-img"), "qemu-utils", &[Task::Test]),
     (Program("mkfs.xfs"), "xfsprogs", &[Task::Test]),
     (Program("cpio"), "cpio", &[Task::Test]),
     (Program("veritysetup"), "cryptsetup-bin", &[Task::Test]),
     (Program("objcopy"), "binutils", &[Task::Test]),
+    (Program("strace"), "strace", &[Task::Test]),
     (Program("mmdebstrap"), "mmdebstrap", &[Task::BenchImage]),
     (Program("zstd"), "zstd", &[Task::BenchImage]),
 ];

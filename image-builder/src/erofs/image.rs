@@ -41,7 +41,7 @@ struct Place {
 /// # Errors
 /// Those of `output`; a disk beyond 16 TiB.
 pub fn finish<W: Write + Seek>(tree: &Tree, output: Output<W>, uuid: [u8; 16]) -> Result<Summary> {
-    Image::of(tree)?.finish(output, uuid, [0; 16], 0)
+    Image::of(tree)?.finish(output, uuid, [0; 15], 0)
 }
 
 /// Writes a disk of metadata alone: `data_blocks` blocks of file data are to follow it. Files' blocks in `tree` count from
@@ -53,7 +53,7 @@ pub fn finish_before<W: Write + Seek>(
     tree: &Tree,
     output: Output<W>,
     uuid: [u8; 16],
-    label: [u8; 16],
+    label: [u8; 15],
     data_blocks: u32,
 ) -> Result<Summary> {
     let mut image = Image::of(tree)?;
@@ -89,7 +89,7 @@ impl<'a> Image<'a> {
         self,
         mut output: Output<W>,
         uuid: [u8; 16],
-        label: [u8; 16],
+        label: [u8; 15],
         data_blocks: u32,
     ) -> Result<Summary> {
         let meta_block = output.next_block()?;

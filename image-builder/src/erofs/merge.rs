@@ -111,7 +111,7 @@ impl Layout {
 /// let upper = disk(Tar::new().whiteout("a"), 2)?;
 /// let layers = [Reader::open(&lower)?, Reader::open(&upper)?];
 /// let mut merged = std::io::Cursor::new(Vec::new());
-/// merge(&layers, [3; 16], *b"two layers......", &mut merged)?;
+/// merge(&layers, [3; 16], *b"two layers\0\0\0\0\0", &mut merged)?;
 ///
 /// let mut merged = merged.into_inner();
 /// for part in Layout::new(&layers.each_ref().map(|layer| *layer.superblock()))?.parts {
@@ -125,7 +125,7 @@ impl Layout {
 pub fn merge<D: ReadAt>(
     layers: &[Reader<D>],
     uuid: [u8; 16],
-    label: [u8; 16],
+    label: [u8; 15],
     out: impl Write + Seek,
 ) -> Result<Summary> {
     let superblocks: Vec<_> = layers.iter().map(|layer| *layer.superblock()).collect();

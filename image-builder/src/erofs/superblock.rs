@@ -17,8 +17,8 @@ const MTIME: u32 = 2;
 pub struct Superblock {
     /// Filesystem UUID.
     pub uuid: [u8; 16],
-    /// Volume name, padded with zeros.
-    pub label: [u8; 16],
+    /// Volume name, zeros after it. On the disk one more follows, without which Linux refuses it.
+    pub label: [u8; 15],
     /// Length of the filesystem, in blocks.
     pub blocks: u32,
     /// First block of the inodes; a nid counts 32-byte slots from its start.
@@ -68,12 +68,12 @@ impl Superblock {
         if u32_at(4)? != crc32c(&sb) {
             bail!("the superblock's checksum is wrong");
         }
-        if u32_at(8)? != CHECKSUM | MTIME || sb[12] != 12 || u32_at(80)? != 0 {
+        if u32_at(8)? != CHECKSUM | MTIME || sb[12] != 12 || sb[79] != 0 || u32_at(80)? != 0 {
             bail!("an EROFS filesystem that this program did not write");
         }
         Ok(Self {
             uuid: sb[48..64].try_into().context("a field of 16 bytes")?,
-            label: sb[64..80].try_into().context("a field of 16 bytes")?,
+            label: sb[64..79].try_into().context("a field of 15 bytes")?,
             blocks: u32_at(36)?,
             meta_block: u32_at(40)?,
             root_nid: u16::from_le_bytes([sb[14], sb[15]]),
@@ -107,7 +107,7 @@ mod tests {
     fn decode_gives_back_and_notices_damage() {
         let sb = Superblock {
             uuid: [9; 16],
-            label: *b"sixteen letters.",
+            label: *b"fifteen letters",
             blocks: 77,
             meta_block: 5,
             root_nid: 2,

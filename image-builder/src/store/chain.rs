@@ -11,9 +11,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
-use super::folder::retry;
 use super::pending::PendingFile;
-use super::{LayerDisk, LayerStore};
+use super::{HeldLayer, LayerStore};
 use crate::digest::Digest;
 use crate::erofs::merge::{Layout, merge};
 use crate::erofs::{self, Reader, superblock::Superblock};
@@ -37,21 +36,22 @@ pub fn chain_id(diff_ids: impl IntoIterator<Item = Digest>) -> Option<Digest> {
 
 impl LayerStore {
     /// The disk that has all of `layers`, the lowest first, merged as overlayfs would stack them ([`erofs::merge`]). Of a
-    /// single layer it is that layer's own.
+    /// single layer it is that layer's own. The layers stay held as long as the extents' files, or duplicates, are open.
     ///
     /// # Errors
     /// There is no layer; a layer's disk is damaged; together they are too large for EROFS; the store cannot be written to.
-    pub fn chain_disk(&self, layers: &[LayerDisk]) -> Result<ChainDisk> {
+    pub fn chain_disk(&self, layers: &[HeldLayer]) -> Result<ChainDisk> {
         let chain_id =
-            chain_id(layers.iter().map(|layer| layer.diff_id)).context("the image has no layers")?;
+            chain_id(layers.iter().map(|layer| layer.disk.diff_id)).context("the image has no layers")?;
         self.chain(chain_id, layers).context("cannot merge the image's layers")
     }
 
-    fn chain(&self, chain_id: Digest, layers: &[LayerDisk]) -> Result<ChainDisk> {
-        let files = layers.iter().map(open).collect::<Result<Vec<_>>>()?;
+    fn chain(&self, chain_id: Digest, layers: &[HeldLayer]) -> Result<ChainDisk> {
+        let file = |layer: &HeldLayer| layer.file.try_clone().map(Arc::new);
+        let files = layers.iter().map(file).collect::<Result<Vec<_>, _>>().context("too many open files")?;
         let uuid = chain_id.uuid();
         if let ([layer], [file]) = (layers, &files[..]) {
-            let length = layer.verity.geometry.data_blocks() * erofs::BLOCK;
+            let length = layer.disk.verity.geometry.data_blocks() * erofs::BLOCK;
             let extents = Extents(vec![Extent { file: file.clone(), offset: 0, length }]);
             return Ok(ChainDisk { chain_id, uuid, extents });
         }
@@ -73,7 +73,7 @@ impl LayerStore {
     fn metadata(
         &self,
         chain_id: Digest,
-        label: [u8; 16],
+        label: [u8; 15],
         layers: &[Reader<&File>],
         layout: &Layout,
     ) -> Result<File> {
@@ -112,7 +112,7 @@ impl LayerStore {
 }
 
 /// What is at `path`, if it belongs to these layers; anything else there is removed.
-fn find(path: &Path, chain_id: Digest, label: [u8; 16], layout: &Layout) -> Result<Option<File>> {
+fn find(path: &Path, chain_id: Digest, label: [u8; 15], layout: &Layout) -> Result<Option<File>> {
     let file = match File::open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened.with_context(|| format!("cannot open {}", path.display()))?,
@@ -141,18 +141,11 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-fn open(layer: &LayerDisk) -> Result<Arc<File>> {
-    let file = File::open(&layer.path)
-        .with_context(|| format!("cannot open layer disk {}", layer.path.display()))?;
-    retry(|| file.lock_shared()).with_context(|| format!("cannot lock {}", layer.path.display()))?;
-    Ok(Arc::new(file))
-}
-
-/// 16 hex digits that tell these layer disks from all others, be it of the same layers.
-fn label(layers: &[LayerDisk]) -> [u8; 16] {
-    let hashes: Vec<_> = layers.iter().map(|layer| layer.verity.root_hash.to_string()).collect();
-    let mut label = [0; 16];
-    label.copy_from_slice(&Digest::of(hashes.concat().as_bytes()).hex().as_bytes()[..16]);
+/// 15 hex digits that tell these layer disks from all others, be it of the same layers.
+fn label(layers: &[HeldLayer]) -> [u8; 15] {
+    let hashes: Vec<_> = layers.iter().map(|layer| layer.disk.verity.root_hash.to_string()).collect();
+    let mut label = [0; 15];
+    label.copy_from_slice(&Digest::of(hashes.concat().as_bytes()).hex().as_bytes()[..15]);
     label
 }
 

@@ -117,9 +117,8 @@ fn all(descriptor: OwnedFd) -> Vec<u8> {
 fn plan(boot_timeout: Duration) -> Plan {
     let file = tempfile::tempfile().unwrap();
     file.set_len(2 * 4096).unwrap();
-    let verity = image_builder::verity::append(&file, 2 * 4096, [0; 16]).unwrap();
-    let layer =
-        OpenLayer { uuid: Uuid::nil(), file, name: "layer 1 of 1".into(), verity: Some(verity), held: None };
+    image_builder::verity::append(&file, 2 * 4096, [0; 16]).unwrap();
+    let layer = OpenLayer::whole(Uuid::nil(), file, "layer 1 of 1".into()).unwrap();
     let machine = MachineSpec {
         version: SPEC_VERSION,
         config: protocol::oci::Spec::default(),

@@ -1,7 +1,7 @@
 //! Merged disks against a model, and what is refused. The kernel's view is compared in `tests/merged.rs`.
 
 use std::collections::BTreeMap;
-use std::io::{Cursor, read_to_string};
+use std::io::{self, Cursor, read_to_string};
 
 use super::*;
 use crate::erofs::write_layer;
@@ -17,7 +17,7 @@ fn disk(tar: Tar, uuid: u8) -> Vec<u8> {
 fn merged(layers: &[Vec<u8>]) -> Result<Vec<u8>> {
     let readers = layers.iter().map(Reader::open).collect::<Result<Vec<_>>>()?;
     let mut disk = Cursor::new(Vec::new());
-    let summary = merge(&readers, [0xcc; 16], *b"label\0\0\0\0\0\0\0\0\0\0\0", &mut disk)?;
+    let summary = merge(&readers, [0xcc; 16], *b"label\0\0\0\0\0\0\0\0\0\0", &mut disk)?;
     let mut disk = disk.into_inner();
     let superblocks: Vec<_> = readers.iter().map(|reader| *reader.superblock()).collect();
     for part in Layout::new(&superblocks)?.parts {
@@ -290,7 +290,7 @@ fn repeated_layers_stand_on_the_disk_once() {
 fn what_is_too_large_or_damaged_is_refused() {
     let huge = |uuid| Superblock {
         uuid: [uuid; 16],
-        label: [0; 16],
+        label: [0; 15],
         blocks: u32::MAX,
         meta_block: 1 << 31,
         root_nid: 2,
@@ -310,4 +310,25 @@ fn what_is_too_large_or_damaged_is_refused() {
         error.contains("layer 2 of 2: \"f\": inode") && error.contains("its data are not where"),
         "{error}"
     );
+}
+
+/// There is no limit but memory and the format's, and nothing grows with the square of the layers.
+#[test]
+fn a_thousand_layers() {
+    let layer = |number: u16| {
+        let bytes = number.to_le_bytes();
+        let tar = Tar::new().file(&format!("d/{number}"), 0o644, &bytes).file("last", 0o644, &bytes);
+        let mut disk = Cursor::new(Vec::new());
+        let uuid: [u8; 16] = bytes.repeat(8).try_into().unwrap();
+        write_layer(&tar.finish()[..], uuid, &mut disk).unwrap();
+        disk.into_inner()
+    };
+    let disk = merged(&(0..1000).map(layer).collect::<Vec<_>>()).unwrap();
+    let reader = Reader::open(&disk).unwrap();
+    for (path, number) in [("d/0", 0u16), ("d/999", 999), ("last", 999)] {
+        let file = reader.find(path.as_bytes()).unwrap().unwrap();
+        let mut data = Vec::new();
+        io::copy(&mut reader.data(&file).unwrap(), &mut data).unwrap();
+        assert_eq!(data, number.to_le_bytes());
+    }
 }

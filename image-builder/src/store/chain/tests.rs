@@ -8,12 +8,12 @@ use crate::source;
 use crate::testimage::{self, Tar};
 
 /// A store, and the disks of an image with these layers.
-fn store(dir: &Path, layers: Vec<Tar>) -> (LayerStore, Vec<LayerDisk>) {
+fn store(dir: &Path, layers: Vec<Tar>) -> (LayerStore, Vec<HeldLayer>) {
     let layers: Vec<_> = layers.into_iter().map(Tar::finish).collect();
     testimage::write(&dir.join("image"), &layers, oci_spec::image::Config::default()).unwrap();
     let image = source::open(dir.join("image").to_str().unwrap(), &source::Options::default()).unwrap();
     let store = LayerStore::open(dir.join("store")).unwrap();
-    let disks = image.layers.iter().map(|layer| store.layer_disk(layer, &mut |_, _| {}).unwrap()).collect();
+    let disks = image.layers.iter().map(|layer| store.hold(layer, &mut |_, _| {}).unwrap()).collect();
     (store, disks)
 }
 
@@ -48,7 +48,7 @@ fn made_once_and_anew_for_other_disks() {
     let inode = |disk: &ChainDisk| disk.extents.0[0].file.metadata().unwrap().ino();
     assert_eq!(inode(&store.chain_disk(&disks).unwrap()), inode(&disk));
 
-    disks[1].verity.root_hash = Digest::of(b"another disk of the same layer");
+    disks[1].disk.verity.root_hash = Digest::of(b"another disk of the same layer");
     let again = store.chain_disk(&disks).unwrap();
     assert_ne!(inode(&again), inode(&disk));
     assert_eq!(read(&again, "a"), "3");
@@ -64,7 +64,7 @@ fn a_single_layer_is_its_own_disk() {
     let dir = tempfile::tempdir().unwrap();
     let (store, disks) = store(dir.path(), vec![file("a", "1")]);
     let disk = store.chain_disk(&disks).unwrap();
-    assert_eq!((read(&disk, "a"), disk.uuid), ("1".to_owned(), disks[0].uuid));
+    assert_eq!((read(&disk, "a"), disk.uuid), ("1".to_owned(), disks[0].disk.uuid));
     assert_eq!(fs::read_dir(store.folder.chains()).unwrap().count(), 0);
     assert!(format!("{:#}", store.chain_disk(&[]).unwrap_err()).contains("no layers"));
 }
