@@ -40,14 +40,14 @@ pub struct Name {
 }
 
 impl Name {
-    /// As docker shows it: without what docker adds, so `alpine:latest`.
+    /// As docker shows it: without what docker adds, so `alpine:latest`; in full where that would be another name
+    /// (`docker.io/localhost/x`).
     pub fn familiar(&self) -> String {
-        let repository = match self.repository.strip_prefix(OFFICIAL) {
-            Some(official) if !official.contains('/') => official,
-            _ => &self.repository,
-        };
-        let host = if self.host == DOCKER_HUB { String::new() } else { format!("{}/", self.host) };
-        format!("{host}{}{}", if host.is_empty() { repository } else { &self.repository }, self.suffix())
+        let full = self.to_string();
+        let bare = full.strip_prefix(DOCKER_HUB).and_then(|rest| rest.strip_prefix('/')).unwrap_or(&full);
+        let shortest = bare.strip_prefix(OFFICIAL).unwrap_or(bare);
+        let same = |text: &&str| text.parse::<Self>().is_ok_and(|name| name == *self);
+        [shortest, bare].into_iter().find(same).unwrap_or(&full).to_owned()
     }
 
     /// What a registry is asked for: the digest, else the tag.
@@ -201,6 +201,8 @@ mod tests {
             ("test_com/foo", "docker.io/test_com/foo:latest", "test_com/foo:latest"),
             ("xn--n3h.com:18080/foo", "xn--n3h.com:18080/foo:latest", ""),
             ("localhost/x", "localhost/x:latest", "localhost/x:latest"),
+            ("docker.io/localhost/x", "docker.io/localhost/x:latest", "docker.io/localhost/x:latest"),
+            ("docker.io/docker.io/x", "docker.io/docker.io/x:latest", "docker.io/docker.io/x:latest"),
             ("test.com:5000", "docker.io/library/test.com:5000", "test.com:5000"),
             ("192.168.0.1:8/debian", "192.168.0.1:8/debian:latest", ""),
             ("[2001:db8::1]/repo:tag", "[2001:db8::1]/repo:tag", ""),
