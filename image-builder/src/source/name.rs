@@ -202,6 +202,7 @@ mod tests {
             ("xn--n3h.com:18080/foo", "xn--n3h.com:18080/foo:latest", ""),
             ("localhost/x", "localhost/x:latest", "localhost/x:latest"),
             ("docker.io/localhost/x", "docker.io/localhost/x:latest", "docker.io/localhost/x:latest"),
+            ("docker.io/a.b/x", "docker.io/a.b/x:latest", "docker.io/a.b/x:latest"),
             ("docker.io/docker.io/x", "docker.io/docker.io/x:latest", "docker.io/docker.io/x:latest"),
             ("test.com:5000", "docker.io/library/test.com:5000", "test.com:5000"),
             ("192.168.0.1:8/debian", "192.168.0.1:8/debian:latest", ""),
