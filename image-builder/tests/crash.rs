@@ -147,17 +147,21 @@ fn killed_a_hundred_times_at_any_moment() {
         it.succeed(&words.iter().map(String::as_str).collect::<Vec<_>>());
         times.push(start.elapsed());
     }
-    let mut killed = 0;
-    for round in 0..120 {
-        let (words, time) = (&turns[round % turns.len()], times[round % turns.len()]);
+    let (mut killed, mut round) = (0, 0);
+    while killed < 100 {
+        let (words, time) = (&turns[round % turns.len()], &mut times[round % turns.len()]);
         let mut child = it.command(&words.iter().map(String::as_str).collect::<Vec<_>>()).spawn().unwrap();
         let micros = u64::try_from(time.as_micros()).unwrap();
-        thread::sleep(Duration::from_micros(random.below(micros)));
+        thread::sleep(Duration::from_micros(random.below(micros + 1)));
         child.kill().unwrap();
-        killed += usize::from(child.wait().unwrap().code().is_none());
+        match child.wait().unwrap().code() {
+            None => killed += 1,
+            // It had ended before: the machine is quicker than it was, or there was less to do.
+            Some(_) => *time = *time * 9 / 10,
+        }
         it.check(&format!("round {round}, {words:?}"));
+        round += 1;
     }
-    assert!(killed >= 60, "only {killed} were killed before their end");
     it.end();
 }
 

@@ -174,6 +174,44 @@ fn what_is_exported_is_the_same_image() {
     assert!(it.store.export_dir(&stored, &it.path("layout")).is_err(), "a folder that has something in it");
 }
 
+#[test]
+fn all_images_of_an_archive_with_their_names() {
+    let it = Fixture::new();
+    let (a, b) = (it.image(&["base", "a"]), it.image(&["base", "b"]));
+    let a_stored = it.pull(&a, "a:1");
+    it.store.tag(&a_stored.id, &"localhost:5000/other/a".parse().unwrap()).unwrap();
+    let opened = |path: &Path| source::open_all(path.to_str().unwrap(), &Options::default()).unwrap();
+
+    let archive = it.path("a.tar");
+    it.store
+        .export_tar(&it.store.find("a:1").unwrap().unwrap(), &mut fs::File::create(&archive).unwrap())
+        .unwrap();
+    let found = opened(&archive);
+    let names: Vec<_> = found.iter().flat_map(|(names, _)| names).map(|name| name.familiar()).collect();
+    assert_eq!(names, ["a:1", "localhost:5000/other/a:latest"]);
+    assert!(found.iter().all(|(_, image)| image.id() == a.id()));
+
+    // Two in one layout: one whose name is a tag alone, and so none; one that has a full name.
+    let layout = it.path("base-a");
+    let other = it.path("base-b");
+    for blob in fs::read_dir(other.join("blobs/sha256")).unwrap().map(Result::unwrap) {
+        fs::copy(blob.path(), layout.join("blobs/sha256").join(blob.file_name())).unwrap();
+    }
+    let read = |path: &Path| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(path.join("index.json")).unwrap()).unwrap()
+    };
+    let (mut index, mut second) = (read(&layout), read(&other)["manifests"][0].clone());
+    second["annotations"] = serde_json::json!({ "org.opencontainers.image.ref.name": "quay.io/b:2" });
+    index["manifests"].as_array_mut().unwrap().push(second);
+    fs::write(layout.join("index.json"), index.to_string()).unwrap();
+    let mut found: Vec<_> = opened(&layout)
+        .into_iter()
+        .map(|(names, image)| (image.id(), names.iter().map(ToString::to_string).collect::<Vec<_>>()))
+        .collect();
+    found.sort_by_key(|(_, names)| names.len());
+    assert_eq!(found, [(a.id(), vec![]), (b.id(), vec!["quay.io/b:2".to_owned()])]);
+}
+
 /// A bit of every part of disk and recipe.
 #[test]
 fn verify_finds_every_damage_and_the_next_pull_mends_it() {
