@@ -1,4 +1,6 @@
 //! The store under fire: processes killed at any moment, many at once, a full disk. Child processes are the command line's.
+//!
+//! One test needs strace, one a mount namespace; where they are not to be had, it is ignored, and the reason said.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,10 +11,47 @@ use std::time::{Duration, Instant};
 
 use image_builder::store::ImageStore;
 use image_builder::testimage::{self, Tar};
+use libtest_mimic::{Arguments, Trial};
 use oci_spec::image::ConfigBuilder;
 use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_image-builder");
+
+type Test = fn();
+
+fn main() {
+    let works = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
+    let strace = works(Command::new("strace").args(["-f", "-o", "/dev/null", "true"]));
+    let namespace = works(namespace().args(["mount", "-t", "tmpfs", "tmpfs", "/mnt"]));
+    let tests: [(&str, Test, Option<&str>); 4] = [
+        ("killed_a_hundred_times_at_any_moment", killed_a_hundred_times_at_any_moment, None),
+        ("killed_at_every_step", killed_at_every_step, (!strace).then_some("strace does not work")),
+        ("many_at_once", many_at_once, None),
+        (
+            "a_full_disk_is_an_error_and_leaves_nothing",
+            a_full_disk_is_an_error_and_leaves_nothing,
+            (!namespace).then_some("no mount namespace is to be had"),
+        ),
+    ];
+    let trials = tests.map(|(name, test, lacks)| {
+        if let Some(why) = lacks {
+            println!("ignored: {name}: {why}");
+        }
+        let test = move || {
+            test();
+            Ok(())
+        };
+        Trial::test(name, test).with_ignored_flag(lacks.is_some())
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit();
+}
+
+/// A command in a mount namespace of its own, where it may mount.
+fn namespace() -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount"]);
+    command
+}
 
 /// Numbers that are the same in every run (Marsaglia, "Xorshift RNGs").
 struct Random(u64);
@@ -115,8 +154,8 @@ impl Fixture {
 
 /// What is done to the store, in turns: so that each finds something to do, and ends early or late.
 const TURNS: [&[&str]; 6] = [
-    &["build", "a"],
-    &["build", "b"],
+    &["pull", "a"],
+    &["load", "--input", "b"],
     &["tag", "A", "x"],
     &["prune"],
     &["rm", "--force", "A"],
@@ -136,7 +175,6 @@ fn turn(it: &Fixture, turn: usize) -> Vec<String> {
 }
 
 /// After a random part of the time that the turn takes when it is let be.
-#[test]
 fn killed_a_hundred_times_at_any_moment() {
     let it = Fixture::new();
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
@@ -166,12 +204,7 @@ fn killed_a_hundred_times_at_any_moment() {
 }
 
 /// Before and after every system call by which something comes to be or goes: strace(1) kills at the N-th.
-#[test]
 fn killed_at_every_step() {
-    if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
-        println!("skipped: strace is not installed");
-        return;
-    }
     let it = Fixture::new();
     let turns: Vec<Vec<String>> = (0..TURNS.len()).map(|i| turn(&it, i)).collect();
     let mut kills = 0;
@@ -197,7 +230,6 @@ fn killed_at_every_step() {
 }
 
 /// Eight processes at once that pull, name, remove and prune the same images.
-#[test]
 fn many_at_once() {
     let it = Fixture::new();
     let turns: Vec<Vec<String>> = (0..TURNS.len()).map(|i| turn(&it, i)).collect();
@@ -223,28 +255,20 @@ fn many_at_once() {
 }
 
 /// In a mount namespace of its own, on a tmpfs that is too small.
-#[test]
 fn a_full_disk_is_an_error_and_leaves_nothing() {
     let it = Fixture::new();
     fs::create_dir(it.store_dir()).unwrap();
     let script = r#"
-        mount -t tmpfs -o size=2m tmpfs store 2> /dev/null || exit 77
+        mount -t tmpfs -o size=2m tmpfs store || exit 3
         "$1" --store store build a && exit 1
         find store -type f ! -name lock ! -name version
         mount -o remount,size=64m store
         "$1" --store store build a > /dev/null 2>&1 || exit 2
     "#;
-    let mut unshare = Command::new("unshare");
-    unshare.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", PROGRAM]);
-    let Ok(output) = unshare.current_dir(it.dir.path()).output() else {
-        println!("skipped: unshare is not installed");
-        return;
-    };
+    let mut unshare = namespace();
+    unshare.args(["sh", "-c", script, "sh", PROGRAM]);
+    let output = unshare.current_dir(it.dir.path()).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(77) || error.contains("unshare failed") {
-        println!("skipped: no mount namespace to be had");
-        return;
-    }
     assert!(output.status.success(), "{:?}: {error}", output.status.code());
     assert!(error.contains("No space left on device") && error.contains("layer sha256:"), "{error}");
     // The small layers that fit are whole and stay; of the others there is nothing.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use image_builder::image::Image;
 use image_builder::source::{self, Options};
-use image_builder::store::{ImageStore, Removed, StoredImage};
+use image_builder::store::{ImageStore, LayerFs, Removed, StoredImage};
 use image_builder::testimage::{self, Tar};
 use oci_spec::image::ConfigBuilder;
 use tempfile::TempDir;
@@ -223,14 +223,20 @@ fn verify_finds_every_damage_and_the_next_pull_mends_it() {
     verify().unwrap();
     let disk = stored.layers(&it.store).unwrap().remove(0).disk;
     let data_blocks = usize::try_from(disk.verity.geometry.data_blocks()).unwrap();
+    let ext4 = || {
+        let held = it.store.layers().get(&layer.diff_id).unwrap().unwrap();
+        it.store.layers().layer_disk_as(&held, LayerFs::Ext4).unwrap().path
+    };
     for (path, places) in [
         (
             disk.path.clone(),
             vec![1030, 4096, 4096 * (data_blocks - 1) + 70, 4096 * data_blocks + 16, usize::MAX],
         ),
         (disk.path.with_extension("tarsplit"), vec![0, 40, usize::MAX]),
+        (ext4(), vec![100_000, usize::MAX]),
     ] {
         for at in places {
+            ext4();
             let mut bytes = fs::read(&path).unwrap();
             let at = at.min(bytes.len() - 9);
             bytes[at] ^= 1;

@@ -1,6 +1,8 @@
 //! An image's layers as disks, opened: all merged into one, or each by itself.
 
+use std::collections::HashSet;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use anyhow::{Context, Error, Result, bail};
@@ -23,8 +25,8 @@ pub struct OpenLayer {
     pub name: String,
     /// Its hash tree, if it has one.
     pub verity: Option<verity::Info>,
-    /// The EROFS disk of a layer that is run from another: the store's lock is on it.
-    pub held: Option<File>,
+    /// Layers' own disks that `disk` has nothing of: the store's locks are on them.
+    pub held: Vec<File>,
 }
 
 /// Opens the disks of an image's `layers`, each of which stands there once, the lowest first: merged into one; or one by one,
@@ -40,7 +42,7 @@ pub fn open(
     checked: bool,
 ) -> Result<Vec<OpenLayer>> {
     if fs == LayerFs::Erofs && !checked {
-        return Ok(vec![OpenLayer::merged(store, &layers)?]);
+        return Ok(vec![OpenLayer::merged(store, layers)?]);
     }
     let count = layers.len();
     if count > MOST_DISKS {
@@ -64,24 +66,33 @@ impl OpenLayer {
         let length = file.metadata().context("cannot read the disk's length")?.len();
         let verity = verity::read(&file).ok();
         let disk = Extents(vec![Extent { file: Arc::new(file), offset: 0, length }]);
-        Ok(Self { uuid, disk, name, verity, held: None })
+        Ok(Self { uuid, disk, name, verity, held: vec![] })
     }
 
-    fn merged(store: &LayerStore, layers: &[HeldLayer]) -> Result<Self> {
-        let chain = store.chain_disk(layers)?;
+    fn merged(store: &LayerStore, layers: Vec<HeldLayer>) -> Result<Self> {
+        let chain = store.chain_disk(&layers)?;
         let name = format!("the image's layers ({})", chain.chain_id);
-        Ok(Self { uuid: Uuid::from_bytes(chain.uuid), disk: chain.extents, name, verity: None, held: None })
+        // Layers without file data are not on the disk, but the image that runs has them.
+        let on_disk: HashSet<_> =
+            chain.extents.0.iter().map(|extent| inode(&extent.file)).collect::<Result<_>>()?;
+        let mut held = vec![];
+        for layer in layers {
+            if !on_disk.contains(&inode(&layer.file)?) {
+                held.push(layer.file);
+            }
+        }
+        Ok(Self { uuid: Uuid::from_bytes(chain.uuid), disk: chain.extents, name, verity: None, held })
     }
 
     /// The disk of one layer, which is number `place`; it is made if it has to have another filesystem.
     fn single(store: &LayerStore, layer: HeldLayer, fs: LayerFs, place: &str) -> Result<Self> {
         let disk = store.layer_disk_as(&layer, fs)?;
         let (file, held) = if disk.path == layer.disk.path {
-            (layer.file, None)
+            (layer.file, vec![])
         } else {
             let file = File::open(&disk.path);
             let file = file.with_context(|| format!("cannot open layer disk {}", disk.path.display()))?;
-            (file, Some(layer.file))
+            (file, vec![layer.file])
         };
         let name = format!("layer {place} ({}), {}", disk.diff_id, disk.path.display());
         Ok(Self { held, ..Self::whole(Uuid::from_bytes(disk.uuid), file, name)? })
@@ -109,6 +120,12 @@ impl OpenLayer {
         let what = self.verity.as_ref().map(|tree| tree.geometry.damage(block).to_string());
         format!("{}: {}", self.name, what.unwrap_or_else(|| format!("block {block} is damaged")))
     }
+}
+
+/// What tells a file from all others.
+fn inode(file: &File) -> Result<(u64, u64)> {
+    let metadata = file.metadata().context("cannot look at a layer disk")?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 #[cfg(test)]
@@ -139,6 +156,24 @@ mod tests {
         for (fs, checked) in [(LayerFs::Erofs, true), (LayerFs::Ext4, false)] {
             let error = disks(MOST_DISKS + 1, fs, checked).unwrap_err().to_string();
             assert!(error.contains("101 layers") && error.contains("without these options"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_image_that_runs_is_in_use_with_all_its_layers() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = dir.path().join("image");
+        let tar = testimage::Tar::new;
+        let layers = [tar().file("f", 0o644, b"x").finish(), tar().dir("d", 0o755).finish(), tar().finish()];
+        testimage::write(&layout, &layers, oci_spec::image::Config::default()).unwrap();
+        let image = source::open(layout.to_str().unwrap(), &source::Options::default()).unwrap();
+        let store = ImageStore::open(dir.path().join("store")).unwrap();
+        for (fs, checked) in [(LayerFs::Erofs, false), (LayerFs::Erofs, true), (LayerFs::Ext4, false)] {
+            let (stored, held) = store.pull(&image, None, &mut |_| {}).unwrap();
+            let open = open(store.layers(), held, fs, checked).unwrap();
+            assert_eq!(store.prune(true).unwrap().images, []);
+            drop(open);
+            assert_eq!(store.prune(true).unwrap().images, [stored.id]);
         }
     }
 }
