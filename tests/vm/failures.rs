@@ -10,9 +10,9 @@ use image_builder::testimage::{self, Tar};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use oci_spec::image::Config;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
-use std::path::Path;
 use std::process::{Command, Output};
 
 pub fn tests() -> Vec<Test> {
@@ -129,7 +129,10 @@ fn missing_disk() -> Result<()> {
 fn corrupt_disk() -> Result<()> {
     let dir = temporary()?;
     run(&shell("true"))?; // the store has a disk now
-    let disk = files(&store().join("layers")).into_iter().next().context("no disk in the store")?;
+    let disk = files(&store().join("layers"))
+        .into_iter()
+        .find(|path| path.extension().is_some_and(|extension| extension == "erofs"))
+        .context("no disk in the store")?;
     let mut bytes = fs::read(disk)?;
     let uuid = protocol::Uuid::from_slice(&bytes[1024 + 48..1024 + 64])?;
     bytes[4096..].fill(0xff);
@@ -154,6 +157,9 @@ fn stdout_closed() -> Result<()> {
 
 fn vch_killed() -> Result<()> {
     let dir = temporary()?;
+    // The image stays in the store; of the VM nothing does.
+    ensure!(command_with_store(dir.path(), "vch-killed", &[], &["true"]).output()?.status.success());
+    let before: BTreeSet<_> = files(dir.path()).into_iter().collect();
     let mut child =
         command_with_store(dir.path(), "vch-killed", &[], &["sh", "-c", "echo up; sleep 1000"]).spawn()?;
     let mut line = [0; 3];
@@ -162,9 +168,8 @@ fn vch_killed() -> Result<()> {
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL)?;
     child.wait()?;
     eventually("QEMU ends when vch is killed", || qemus("vch-killed") == 0)?;
-    let left = files(dir.path());
-    let is_layer = |file: &Path| file.extension().is_some_and(|extension| extension == "erofs");
-    ensure!(left.iter().all(|file| is_layer(file)) && left.len() == 1, "left behind: {left:?}");
+    let left: BTreeSet<_> = files(dir.path()).into_iter().collect();
+    ensure!(left == before, "left behind: {left:?}, before it was {before:?}");
     Ok(())
 }
 
