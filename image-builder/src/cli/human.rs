@@ -4,25 +4,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use image_builder::digest::Digest;
 
-/// `12.3MB`, in powers of 1000 and three digits, as docker's images have it (go-units, `HumanSizeWithPrecision`).
+/// `12.3MB`, in powers of 1000 and three digits, as docker's images have it (go-units, `HumanSizeWithPrecision`); but what
+/// rounds to the next unit is shown in that, where docker writes `1e+03MB`.
 pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
-    let mut unit = 0;
-    let mut scale = 1;
-    while count / scale >= 1000 {
-        scale *= 1000;
+    let (mut size, mut unit) = (count as f64, 0);
+    while size >= 999.5 {
+        size /= 1000.0;
         unit += 1;
     }
-    let whole = count / scale;
-    let thousandths = u128::from(count % scale) * 1000 / u128::from(scale);
-    let digits = match whole {
-        _ if unit == 0 => String::new(),
-        0..10 => format!(".{:02}", thousandths / 10),
-        10..100 => format!(".{}", thousandths / 100),
-        _ => String::new(),
+    let decimals = match size {
+        ..9.995 => 2,
+        ..99.95 => 1,
+        _ => 0,
     };
-    let digits = digits.trim_end_matches('0').trim_end_matches('.');
-    format!("{whole}{digits}{}", UNITS[unit])
+    let digits = format!("{size:.decimals$}");
+    let shown = if decimals > 0 { digits.trim_end_matches('0').trim_end_matches('.') } else { &digits };
+    format!("{shown}{}", UNITS[unit])
 }
 
 /// The 12 digits that docker shows of an ID.
@@ -33,18 +31,25 @@ pub fn short(id: &Digest) -> String {
 /// `3 days ago`, of a time in seconds since 1970 (go-units, `HumanDuration`).
 pub fn ago(then: i64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let seconds = i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(then).max(0);
-    let (hours, days) = (seconds / 3600, seconds / 86_400);
-    let (count, unit) = match seconds {
-        ..60 => (seconds, "second"),
-        60..3600 => (seconds / 60, "minute"),
-        _ if hours < 48 => (hours, "hour"),
-        _ if days < 14 => (days, "day"),
-        _ if days < 60 => (days / 7, "week"),
-        _ if days < 730 => (days / 30, "month"),
-        _ => (days / 365, "year"),
+    duration(i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(then).max(0))
+}
+
+fn duration(seconds: i64) -> String {
+    let hours = (seconds + 1800) / 3600;
+    let (count, unit) = match (seconds, hours) {
+        (0, _) => return "Less than a second ago".to_owned(),
+        (1, _) => return "1 second ago".to_owned(),
+        (..60, _) => (seconds, "seconds"),
+        (..120, _) => return "About a minute ago".to_owned(),
+        (..3600, _) => (seconds / 60, "minutes"),
+        (_, 1) => return "About an hour ago".to_owned(),
+        (_, ..48) => (hours, "hours"),
+        (_, ..336) => (hours / 24, "days"),
+        (_, ..1440) => (hours / 24 / 7, "weeks"),
+        (_, ..17520) => (hours / 24 / 30, "months"),
+        _ => (hours / 24 / 365, "years"),
     };
-    format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
+    format!("{count} {unit} ago")
 }
 
 /// Seconds since 1970 of an RFC 3339 time, such as `2024-05-01T12:00:00.5+02:00`.
@@ -61,7 +66,8 @@ pub fn seconds(text: &str) -> Option<i64> {
         ("Z" | "z", "") => 0,
         (sign @ ("+" | "-"), rest) => {
             let (hours, minutes) = rest.split_once(':')?;
-            let offset = hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60;
+            let offset =
+                i64::from(hours.parse::<u8>().ok()?) * 3600 + i64::from(minutes.parse::<u8>().ok()?) * 60;
             if sign == "+" { offset } else { -offset }
         }
         _ => return None,
@@ -85,8 +91,10 @@ mod tests {
     /// By docker, and by date(1).
     #[test]
     fn as_docker_shows_them() {
-        let sizes = [(0, "0B"), (999, "999B"), (1000, "1kB"), (8_308_736, "8.3MB"), (12_345_678, "12.3MB")];
-        for (count, shown) in sizes.into_iter().chain([(999_999_999, "999MB"), (u64::MAX, "18.4EB")]) {
+        let sizes = [(0, "0B"), (999, "999B"), (1000, "1kB"), (8_308_736, "8.31MB"), (12_355_678, "12.4MB")];
+        let large =
+            [(99_949_999, "99.9MB"), (99_950_000, "100MB"), (999_999_999, "1GB"), (u64::MAX, "18.4EB")];
+        for (count, shown) in sizes.into_iter().chain(large) {
             assert_eq!(bytes(count), shown);
         }
         for (text, expected) in [
@@ -95,12 +103,30 @@ mod tests {
             ("2024-03-01T01:59:59+02:00", Some(1_709_251_199)),
             ("0001-01-01T00:00:00Z", Some(-62_135_596_800)),
             ("2024-02-29", None),
+            ("2024-02-29T23:59:59+9223372036854775807:00", None),
             ("yesterday, at noon or so", None),
             ("2024-02-29T23:59:59", None),
         ] {
             assert_eq!(seconds(text), expected, "{text}");
         }
-        assert_eq!(ago(i64::MAX), "0 seconds ago");
+        let day = 86_400;
+        for (seconds, shown) in [
+            (0, "Less than a second ago"),
+            (1, "1 second ago"),
+            (59, "59 seconds ago"),
+            (119, "About a minute ago"),
+            (45 * 60, "45 minutes ago"),
+            (5399, "About an hour ago"),
+            (5400, "2 hours ago"),
+            (2 * day - 1801, "47 hours ago"),
+            (2 * day, "2 days ago"),
+            (14 * day, "2 weeks ago"),
+            (60 * day, "2 months ago"),
+            (730 * day, "2 years ago"),
+        ] {
+            assert_eq!(duration(seconds), shown);
+        }
+        assert_eq!(ago(i64::MAX), duration(0));
         assert!(ago(0).ends_with(" years ago"));
     }
 }

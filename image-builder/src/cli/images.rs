@@ -86,7 +86,9 @@ impl Args {
 
 /// As docker shows a name without tag and digest.
 fn repository(name: &Name) -> String {
-    Name { tag: None, digest: None, ..name.clone() }.familiar()
+    // What has neither is no name: another could be meant by it.
+    let full = Name { tag: Some("latest".to_owned()), digest: None, ..name.clone() }.familiar();
+    full.strip_suffix(":latest").unwrap_or(&full).to_owned()
 }
 
 /// How many images have each layer.
@@ -122,4 +124,18 @@ fn print(table: &[Vec<String>]) -> Result<()> {
         super::print(cells.collect::<Vec<_>>().join("   ").trim_end())?;
     }
     Ok(())
+}
+
+#[test]
+fn repositories_are_shown_as_docker_shows_them() {
+    let digest = "sha256:86e0e091d0da6bde2456dbb48306f3956bbeb2eae1b5b9a43045843f69fe4aaa";
+    for (name, shown) in [
+        ("alpine:3.20", "alpine"),
+        ("docker.io/grafana/grafana", "grafana/grafana"),
+        ("localhost:5000/x/y:1", "localhost:5000/x/y"),
+        ("docker.io/localhost/x", "docker.io/localhost/x"),
+        (&format!("alpine@{digest}"), "alpine"),
+    ] {
+        assert_eq!(repository(&name.parse().unwrap()), shown);
+    }
 }
