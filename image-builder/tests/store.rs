@@ -88,6 +88,10 @@ fn found_by_name_id_and_digest() {
         assert_eq!(found(text), Some(a.id), "{text}");
     }
     assert_eq!(found("docker.io/library/b:latest"), Some(b.id));
+    // Removed by its digest, a tag stays if the digest has a record of its own.
+    it.pull(&image, &by_digest);
+    assert_eq!(names(&it.store.remove(&by_digest, false).unwrap()), [&*by_digest]);
+    assert_eq!(found(&by_digest), Some(a.id));
     for text in ["localhost:5000/x/y", "x", "", "sha256:", "UPPER", "../b", &"0".repeat(65)] {
         assert_eq!(found(text), None, "{text}");
     }

@@ -10,7 +10,7 @@ use super::source::How;
 #[derive(clap::Args)]
 pub struct Args {
     /// An archive of docker save or an OCI one (also gzip or zstd), or an OCI layout folder: PATH[:NAME][@DIGEST]; stdin by default
-    #[arg(short, long, value_name = "PATH", default_value = "-")]
+    #[arg(short, long, value_name = "PATH", default_value = "-", allow_hyphen_values = true)]
     input: String,
     #[command(flatten)]
     how: How,
@@ -19,8 +19,9 @@ pub struct Args {
 impl Args {
     pub fn run(&self, common: &Common) -> Result<()> {
         for (names, image) in source::open_all(&self.input, &self.how.options(common)?)? {
-            let (stored, _held) = self.how.pull(common, &image, names.first(), &self.input)?;
-            for name in names.iter().skip(1) {
+            // Tagged, for no registry knows these names by that manifest.
+            let (stored, _held) = self.how.pull(common, &image, None, &self.input)?;
+            for name in &names {
                 self.how.store(common)?.tag(&stored.id, name)?;
             }
             let names: Vec<_> = names.iter().map(ToString::to_string).collect();

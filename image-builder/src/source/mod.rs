@@ -93,10 +93,11 @@ pub fn open_all(reference: &str, options: &Options) -> Result<Vec<(Vec<Name>, Im
     Ok(images.into_iter().map(|(names, image)| (full_names(&names), image)).collect())
 }
 
-/// The names among `names` that say more than a tag.
+/// The names among `names` that say more than a tag. By a digest a registry knows an image, and here there is none.
 fn full_names(names: &[String]) -> Vec<Name> {
     let full = names.iter().filter(|name| name.contains([':', '/']));
     let mut full: Vec<Name> = full.filter_map(|name| name.parse().ok()).collect();
+    full.retain(|name| name.digest.is_none());
     full.sort();
     full.dedup();
     full

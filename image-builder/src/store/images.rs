@@ -138,6 +138,8 @@ impl ImageStore {
     }
 
     fn write_name(&self, name: &Name, image: Digest, digest: Option<Digest>) -> Result<()> {
+        // As docker has it: `sha256:...` is an ID.
+        ensure!(!name.familiar().starts_with("sha256:"), "{name}: a name that looks like an image's ID");
         // What a digest names does not change, whatever the tag beside it.
         let tag = if name.digest.is_some() { None } else { name.tag.clone() };
         let name = Name { tag, ..name.clone() };
@@ -190,7 +192,7 @@ impl ImageStore {
         Ok(found.pop())
     }
 
-    /// What is known of `name`. One with a digest is also found by the digest of its tag.
+    /// What is known of `name`. One with a digest is also found by the digest of a tag, the first of several.
     ///
     /// # Errors
     /// The store cannot be read; a record is damaged.
@@ -200,7 +202,9 @@ impl ImageStore {
             (&record.name.host, &record.name.repository, record.digest)
                 == (&name.host, &name.repository, Some(digest))
         };
-        Ok(NameRecord::all(&self.folder)?.into_iter().find(is_it))
+        let found = NameRecord::all(&self.folder)?.into_iter().filter(is_it);
+        // The digest itself comes first: no tag is less than one.
+        Ok(found.min_by(|a, b| a.name.cmp(&b.name)))
     }
 }
 
