@@ -7,6 +7,7 @@
 //! | `NAME[:TAG][@DIGEST]` | an image of the store or of a registry, see [`Name`] |
 //! | `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:NAME[:TAG]]`, `docker://NAME` | just that |
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -55,6 +56,8 @@ pub enum Format {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
     Nothing,
+    /// We may not look.
+    Hidden,
     Layout,
     Folder,
     File,
@@ -75,6 +78,7 @@ fn look(path: &Path) -> Found {
         Ok(meta) if !meta.is_dir() => Found::File,
         Ok(_) if path.join("oci-layout").exists() => Found::Layout,
         Ok(_) => Found::Folder,
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Found::Hidden,
         Err(_) => Found::Nothing,
     }
 }
@@ -97,6 +101,7 @@ fn parse(text: &str, look: &dyn Fn(&Path) -> Found) -> Result<Reference> {
         Found::Layout => layout(path, rest),
         Found::Folder if certainly_path => layout(path, rest),
         Found::Nothing if certainly_path => bail!("no such file or folder"),
+        Found::Hidden if certainly_path => bail!("permission denied"),
         _ => {
             let name: Name =
                 text.parse().context("neither an image file, nor an OCI layout folder, nor a name")?;
@@ -184,6 +189,7 @@ mod tests {
             Some("layout" | "/layout" | "odd:name" | "./oci") => Found::Layout,
             Some("folder" | "./folder") => Found::Folder,
             Some("x.tar" | "./x.tar" | "-") => Found::File,
+            Some("hidden/x" | "./hidden/x") => Found::Hidden,
             _ => Found::Nothing,
         }
     }
@@ -210,6 +216,7 @@ mod tests {
             ("x.tar", archive("x.tar", None, Selector::Any)),
             ("./x.tar:alpine:3.20", archive("./x.tar", None, tag("alpine:3.20"))),
             ("y.tar", name("y.tar")),
+            ("hidden/x", name("hidden/x")),
             ("-", Reference::Stdin { selector: Selector::Any }),
             ("-:a/b:c", Reference::Stdin { selector: tag("a/b:c") }),
             ("oci:layout:v1", layout("layout", tag("v1"))),
@@ -234,6 +241,7 @@ mod tests {
         for (text, part) in [
             ("", "neither an image file, nor an OCI layout folder, nor a name: a name without a repository"),
             ("/nowhere", "no such file or folder"),
+            ("./hidden/x", "permission denied"),
             ("/nowhere:tag", "no such file or folder"),
             ("./y.tar", "no such file or folder"),
             ("../y.tar@x", "no such file or folder"),
