@@ -1,13 +1,13 @@
 //! `cat DISK PATH`: a file on a disk, to stdout.
 
-use std::io::{self, Write};
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use image_builder::disk::{Disk, Kind};
 
-use super::Common;
+use super::{Common, Stdout};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -26,8 +26,13 @@ impl Args {
             bail!("{}: not a regular file: {:?}", shown(), inode.kind);
         }
         let mut contents = disk.contents(&inode).with_context(shown)?;
-        // In pieces that are worth a system call.
-        let mut out = io::BufWriter::with_capacity(256 << 10, io::stdout());
-        io::copy(&mut contents, &mut out).and_then(|_| out.flush()).with_context(shown)
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            let n = contents.read(&mut buffer).with_context(shown)?;
+            Stdout.write_all(&buffer[..n]).and_then(|()| Stdout.flush()).context("cannot write to stdout")?;
+            if n == 0 {
+                return Ok(());
+            }
+        }
     }
 }

@@ -1,13 +1,13 @@
 //! `export IMAGE -o PATH`: an OCI layout or archive.
 
-use std::fs::File;
+use std::ffi::OsStr;
 use std::io::{BufWriter, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use image_builder::store::{ImageStore, StoredImage};
+use image_builder::store::ImageStore;
 
-use super::Common;
+use super::{Common, Stdout};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -24,27 +24,18 @@ impl Args {
         let image = store.find(&self.image)?;
         let image = image.with_context(|| format!("there is no image {:?}", self.image))?;
         if self.output == Path::new("-") {
-            let stdout = std::io::stdout();
-            if stdout.is_terminal() {
+            if std::io::stdout().is_terminal() {
                 bail!("stdout is a terminal: give a file with -o");
             }
-            return store.export_tar(&image, &mut BufWriter::new(stdout));
+            return store.export_tar(&image, &mut BufWriter::new(Stdout));
         }
-        if self.output.extension().is_some_and(|extension| extension == "tar") {
-            return self.file(&store, &image);
+        match self.output.extension().and_then(OsStr::to_str) {
+            Some("tar") => store.export_file(&image, &self.output),
+            // A folder of that name is not what was meant.
+            Some("gz" | "tgz" | "zst") => {
+                bail!("archives are not compressed: give FILE.tar, or - and pipe it")
+            }
+            _ => store.export_dir(&image, &self.output),
         }
-        store.export_dir(&image, &self.output)
-    }
-
-    /// Under its name the archive is whole.
-    fn file(&self, store: &ImageStore, image: &StoredImage) -> Result<()> {
-        let dir = self.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let shown = || format!("cannot write {}", self.output.display());
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        let file = tempfile::Builder::new().prefix(".export-").permissions(mode).tempfile_in(dir);
-        let file = file.with_context(shown)?;
-        store.export_tar(image, &mut BufWriter::new(file.as_file() as &File))?;
-        file.persist(&self.output).with_context(shown)?;
-        Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! `inspect IMAGE`: an image of the store, or one that is not in it, as docker has it.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, bail};
 use image_builder::image::Platform;
 use image_builder::source::{self, Options, Reference};
@@ -44,7 +46,7 @@ impl Args {
             .layers
             .iter()
             .map(|layer| json!({ "DiffID": layer.diff_id, "Blob": layer.digest, "BlobSize": layer.size }));
-        let mut value = config(&image.config)?;
+        let mut value = config(&image.config, &image.config_json)?;
         value["Id"] = json!(image.id());
         value["Layers"] = layers.collect();
         Ok(value)
@@ -62,26 +64,31 @@ fn stored(store: &ImageStore, image: &StoredImage) -> Result<Value> {
         })
     });
     let tags = image.names.iter().filter(|it| it.name.tag.is_some()).map(|it| it.name.familiar());
+    // Each once, though several tags may have it.
     let digests = image.names.iter().filter_map(|it| {
         let digest = it.digest?;
         let name = source::Name { tag: None, digest: Some(digest), ..it.name.clone() };
         Some(name.familiar())
     });
-    let mut value = config(&image.config).context("cannot show the config")?;
+    let digests: BTreeSet<_> = digests.collect();
+    let mut value =
+        config(&image.config, image.record.config.as_bytes()).context("cannot show the config")?;
     value["Id"] = json!(image.id);
     value["RepoTags"] = tags.collect();
-    value["RepoDigests"] = digests.collect();
+    value["RepoDigests"] = json!(digests);
     value["Layers"] = layers.collect();
     Ok(value)
 }
 
-/// The config's fields under the names that docker gives them.
-fn config(config: &ImageConfiguration) -> Result<Value> {
+/// The config's fields under the names that docker gives them. What is for containers is shown as it stands in `bytes`, for
+/// there is more (`Healthcheck`, `Shell`) than the specification knows.
+fn config(config: &ImageConfiguration, bytes: &[u8]) -> Result<Value> {
+    let mut whole: Value = serde_json::from_slice(bytes)?;
     Ok(json!({
         "Id": null, "RepoTags": [], "RepoDigests": [],
         "Created": config.created(), "Author": config.author(),
         "Architecture": config.architecture(), "Variant": config.variant(), "Os": config.os(),
-        "Config": serde_json::to_value(config.config())?,
+        "Config": whole["config"].take(),
         "RootFS": { "Type": "layers", "Layers": config.rootfs().diff_ids() },
     }))
 }

@@ -3,7 +3,7 @@
 //! Images and disks share two verbs: `ls` alone lists the store's images and `ls DISK [PATH]` a folder on a disk, for a
 //! list of images takes options only. `cat` and `diff` are of disks alone.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -54,11 +54,34 @@ impl Common {
     pub fn print_bytes(&self, text: &[u8], value: &impl Serialize) -> Result<()> {
         let mut line = if self.json { serde_json::to_vec(value)? } else { text.to_vec() };
         line.push(b'\n');
-        std::io::stdout().write_all(&line).context("cannot write to stdout")
+        Stdout.write_all(&line).context("cannot write to stdout")
     }
 }
 
-/// A line on stdout; a reader that went away is an error like any other, not a panic.
+/// A line on stdout.
 pub fn print(line: &str) -> Result<()> {
-    writeln!(std::io::stdout(), "{line}").context("cannot write to stdout")
+    Stdout.write_all(format!("{line}\n").as_bytes()).context("cannot write to stdout")
+}
+
+/// Standard output. When its reader has gone (`ls | head -1`) the program ends, without a word and with the status of
+/// SIGPIPE, as others do by that signal; we get an error instead, for connections and helpers can close as well.
+struct Stdout;
+
+impl Stdout {
+    fn checked<T>(result: io::Result<T>) -> io::Result<T> {
+        match result {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(128 + libc::SIGPIPE),
+            other => other,
+        }
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Self::checked(io::stdout().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Self::checked(io::stdout().flush())
+    }
 }

@@ -4,12 +4,13 @@
 //! manifest is new: the one that the image came with is of blobs that the store does not keep.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use oci_spec::image::{Descriptor, ImageIndexBuilder, ImageManifestBuilder, MediaType};
 
+use super::pending::PendingFile;
 use super::{HeldLayer, ImageStore, StoredImage};
 use crate::digest::Digest;
 
@@ -29,7 +30,7 @@ impl ImageStore {
     /// A layer is missing or damaged; the folder cannot be written.
     pub fn export_dir(&self, image: &StoredImage, dir: &Path) -> Result<()> {
         let parts = Parts::of(self, image)?;
-        let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = parent(dir);
         // Under its name it is whole.
         let work = tempfile::Builder::new().prefix(".export-").tempdir_in(parent);
         let work = work.with_context(|| format!("cannot make a folder in {}", parent.display()))?;
@@ -44,10 +45,23 @@ impl ImageStore {
             fs::write(work.path().join(name), bytes).with_context(|| format!("cannot write {name}"))?;
         }
         let work = work.keep();
-        open_to_all(&work).and_then(|()| fs::rename(&work, dir)).map_err(|error| {
+        let opened = fs::File::open(&work).and_then(|work| open_to_all(&work, 0o755));
+        opened.and_then(|()| fs::rename(&work, dir)).map_err(|error| {
             drop(fs::remove_dir_all(&work));
             anyhow::Error::from(error).context(format!("cannot make {}", dir.display()))
         })
+    }
+
+    /// Writes `image` as an OCI archive to the file `path`, in the place of what has that name. Under it the archive is whole; a
+    /// process that is killed leaves nothing.
+    ///
+    /// # Errors
+    /// A layer is missing or damaged; the file cannot be written.
+    pub fn export_file(&self, image: &StoredImage, path: &Path) -> Result<()> {
+        let mut file = PendingFile::create_in(parent(path))?;
+        self.export_tar(image, &mut BufWriter::new(&*file.file()))?;
+        open_to_all(file.file(), 0o644).with_context(|| format!("cannot make {}", path.display()))?;
+        file.replace(path)
     }
 
     /// Writes `image` as an OCI archive, a tar stream of the layout, to `out`.
@@ -154,8 +168,12 @@ fn entry(
     out.write_all(&[0; 512][..padding]).context("cannot write the archive")
 }
 
-/// Temporary folders are their owner's alone; a layout is as its user's umask has it, nearly.
-fn open_to_all(dir: &Path) -> io::Result<()> {
+/// What is temporary is its owner's alone; a layout is as its user's umask has it, nearly.
+fn open_to_all(file: &fs::File, mode: u32) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))
+    file.set_permissions(fs::Permissions::from_mode(mode))
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

@@ -1,0 +1,132 @@
+//! The program as a user runs it: what it prints of images, and what it does when it cannot.
+
+use std::io::pipe;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use image_builder::testimage::{self, Tar};
+use oci_spec::image::ConfigBuilder;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A folder with a store, and the layout `layout` of an image that has the name `app:1` in it.
+fn fixture() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = dir.path().join("layout");
+    let config = ConfigBuilder::default().cmd(vec!["app".to_owned()]).build().unwrap();
+    testimage::write(&layout, &[Tar::new().file("app", 0o755, &[7; 500_000]).finish()], config).unwrap();
+    success(dir.path(), &["build", "-q", "./layout"]);
+    let id = success(dir.path(), &["ls", "-aq"]);
+    success(dir.path(), &["tag", id.trim(), "app:1"]);
+    dir
+}
+
+fn program(dir: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_image-builder"));
+    command.args(arguments).current_dir(dir).env("CONTAINERVM_STORE", dir.join("store"));
+    command
+}
+
+fn success(dir: &Path, arguments: &[&str]) -> String {
+    let Output { status, stdout, stderr } = program(dir, arguments).output().unwrap();
+    assert!(status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
+}
+
+fn failure(dir: &Path, arguments: &[&str]) -> String {
+    let output = program(dir, arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn names_are_shown_as_docker_shows_them() {
+    let dir = fixture();
+    let dir = dir.path();
+    success(dir, &["tag", "app:1", "localhost:5000/app"]);
+    let shown = success(dir, &["ls"]);
+    let names: Vec<_> =
+        shown.lines().map(|line| line.split_whitespace().take(2).collect::<Vec<_>>()).collect();
+    assert_eq!(names, [["REPOSITORY", "TAG"], ["app", "1"], ["localhost:5000/app", "latest"]]);
+    assert!(failure(dir, &["tag", "app:1", "sha256:abc"]).contains("looks like an image's ID"));
+}
+
+#[test]
+fn what_is_loaded_has_names_but_no_registrys_digest() {
+    let dir = fixture();
+    let dir = dir.path();
+    success(dir, &["tag", "app:1", "other/app"]);
+    success(dir, &["export", "app:1", "-o", "app.tar"]);
+    success(dir, &["prune", "-a"]);
+    let names = "docker.io/library/app:1\ndocker.io/other/app:latest\n";
+    assert_eq!(success(dir, &["load", "-i", "app.tar"]), names);
+    let inspected: Value = serde_json::from_str(&success(dir, &["inspect", "app:1"])).unwrap();
+    assert_eq!(inspected[0]["RepoTags"], serde_json::json!(["app:1", "other/app:latest"]));
+    assert_eq!(inspected[0]["RepoDigests"], serde_json::json!([]));
+}
+
+#[test]
+fn inspect_shows_what_the_specification_does_not_know() {
+    let dir = fixture();
+    let config = r#"{"Cmd":["app"],"Healthcheck":{"Test":["CMD","true"]},"Shell":["/bin/sh"]}"#;
+    let config: Value = serde_json::from_str(config).unwrap();
+    let archive = dir.path().join("docker");
+    std::fs::create_dir(&archive).unwrap();
+    let image = serde_json::json!({
+        "os": "linux", "architecture": "amd64", "config": config, "rootfs": { "type": "layers", "diff_ids": [] },
+    });
+    std::fs::write(archive.join("config.json"), image.to_string()).unwrap();
+    std::fs::write(archive.join("manifest.json"), r#"[{"Config":"config.json","Layers":[]}]"#).unwrap();
+    let mut tar = Command::new("tar");
+    tar.args(["-cf", "docker.tar", "-C", "docker", "."]).current_dir(dir.path());
+    assert!(tar.status().unwrap().success());
+    let id = success(dir.path(), &["load", "-i", "docker.tar"]);
+    for image in ["./docker.tar", id.trim()] {
+        let inspected: Value = serde_json::from_str(&success(dir.path(), &["inspect", image])).unwrap();
+        assert_eq!(inspected[0]["Config"], config);
+    }
+}
+
+/// As with `... | head -1`: that is no failure, and no message.
+#[test]
+fn a_reader_that_goes_away_ends_the_program_in_silence() {
+    let dir = fixture();
+    let built = success(dir.path(), &["build", "-q", "./layout"]);
+    let disk = built.split(' ').nth(1).unwrap();
+    for arguments in [
+        &["ls"][..],
+        &["inspect", "app:1"],
+        &["ls", disk],
+        &["cat", disk, "app"],
+        &["export", "app:1", "-o", "-"],
+        &["verify"],
+    ] {
+        let (reader, writer) = pipe().unwrap();
+        drop(reader);
+        let mut command = program(dir.path(), arguments);
+        let output = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output();
+        let Output { status, stderr, .. } = output.unwrap();
+        assert_eq!(
+            (status.code(), String::from_utf8(stderr).unwrap()),
+            (Some(141), String::new()),
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn exports_are_folders_and_plain_archives() {
+    let dir = fixture();
+    let dir = dir.path();
+    success(dir, &["export", "app:1", "-o", "app.tar"]);
+    success(dir, &["export", "app:1", "-o", "app.tar"]);
+    success(dir, &["export", "app:1", "-o", "app"]);
+    assert!(failure(dir, &["export", "app:1", "-o", "app"]).contains("not empty"));
+    assert!(failure(dir, &["export", "app:1", "-o", "app.tar.gz"]).contains("not compressed"));
+    assert!(!dir.join("app.tar.gz").exists());
+    // From stdin, one of the names.
+    let load = program(dir, &["load", "-i", "-:app:1"])
+        .stdin(std::fs::File::open(dir.join("app.tar")).unwrap())
+        .output();
+    assert_eq!(load.unwrap().stdout, b"docker.io/library/app:1\n");
+}
