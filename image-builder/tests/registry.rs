@@ -199,6 +199,12 @@ fn a_manifest_list_has_platforms() -> Outcome {
     let registry = Registry::start(PLAIN, |_| {});
     let layout = two_platforms(registry.dir.path());
     registry.push(&layout, "multi", &["--all"]);
+    // As with docker, the digest is that of all platforms: it is found by it, and can be pulled by it anywhere.
+    let digest = index(&layout)["manifests"][0]["digest"].clone();
+    let pulled = json(&mut registry.pull("127.0.0.1", "multi", &[]));
+    assert_eq!(pulled["digest"], digest);
+    let by_digest = format!("127.0.0.1:{}/multi@{}", registry.port, digest.as_str().unwrap());
+    assert_eq!(json(&mut registry.image_builder(&["inspect", &by_digest]))[0]["Id"], pulled["id"]);
     // Docker's own media types, too.
     registry.push(&layout, "docker", &["--all", "--preserve-digests=false", "--format=v2s2"]);
     for name in ["multi", "docker"] {

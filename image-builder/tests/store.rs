@@ -79,7 +79,8 @@ fn removing_frees_only_what_no_other_image_uses() {
 #[test]
 fn found_by_name_id_and_digest() {
     let it = Fixture::new();
-    let image = it.image(&["a"]);
+    let local = it.image(&["a"]);
+    let image = Image { registry_digest: local.manifest_digest, ..local };
     let a = it.pull(&image, "localhost:5000/x/y:1");
     let b = it.pull(&it.image(&["b"]), "b");
     let found = |text: &str| it.store.find(text).unwrap().map(|image| image.id);

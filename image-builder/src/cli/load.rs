@@ -19,9 +19,8 @@ pub struct Args {
 impl Args {
     pub fn run(&self, common: &Common) -> Result<()> {
         for (names, image) in source::open_all(&self.input, &self.how.options(common)?)? {
-            // Tagged, for no registry knows these names by that manifest.
-            let (stored, _held) = self.how.pull(common, &image, None, &self.input)?;
-            for name in &names {
+            let (stored, _held) = self.how.pull(common, &image, names.first(), &self.input)?;
+            for name in names.iter().skip(1) {
                 self.how.store(common)?.tag(&stored.id, name)?;
             }
             let names: Vec<_> = names.iter().map(ToString::to_string).collect();

@@ -17,7 +17,8 @@ impl Args {
         let (image, name) = self.source.open(common)?;
         let (stored, _held) = self.source.how.pull(common, &image, name.as_ref(), &self.source.image)?;
         let name = name.map(|name| name.to_string());
-        let value = json!({ "name": name, "id": stored.id, "digest": image.manifest_digest });
+        let digest = image.registry_digest.or(image.manifest_digest);
+        let value = json!({ "name": name, "id": stored.id, "digest": digest });
         common.print(name.as_ref().unwrap_or(&stored.id.to_string()), &value)
     }
 }

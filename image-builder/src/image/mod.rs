@@ -33,6 +33,8 @@ pub struct Image {
     pub layers: Vec<Layer>,
     /// Digest of the manifest, where there is one: the archives of `docker save` have none.
     pub manifest_digest: Option<Digest>,
+    /// Digest by which its registry knows it, where it came from one: of what its name stood for, the manifest or an index.
+    pub registry_digest: Option<Digest>,
 }
 
 /// A layer as its image describes it.
@@ -124,7 +126,7 @@ impl Image {
             diff_id.and_then(|d| layer(part, d)).with_context(|| format!("layer {} of {count}", i + 1))
         };
         let layers = parts.iter().zip(diff_ids).enumerate().map(layer).collect::<Result<_>>()?;
-        Ok(Self { config, config_json, layers, manifest_digest })
+        Ok(Self { config, config_json, layers, manifest_digest, registry_digest: None })
     }
 
     /// The image's ID, as docker has it: the digest of its config.

@@ -14,6 +14,8 @@ pub const DOCKER_HUB: &str = "docker.io";
 const OLD_DOCKER_HUB: &str = "index.docker.io";
 /// Repositories of Docker Hub without a namespace are in this one.
 const OFFICIAL: &str = "library/";
+/// Docker gives this name to no image: `sha256:...` would be a tag of it.
+const RESERVED: &str = "library/sha256";
 const DEFAULT_TAG: &str = "latest";
 const MAX_REPOSITORY: usize = 255;
 const MAX_TAG: usize = 128;
@@ -88,6 +90,9 @@ impl FromStr for Name {
         }
         let (host, repository) = split_host(name);
         let repository = check_repository(host, repository)?;
+        if host == DOCKER_HUB && repository == RESERVED {
+            bail!("{text:?} is not a name: sha256:... is an image's ID");
+        }
         if !is_host(host) {
             bail!("{host:?} is not a registry's name (HOST or HOST:PORT)");
         }
@@ -269,6 +274,8 @@ mod tests {
             ("x:", "not a tag"),
             (&long_tag, "not a tag"),
             (hex, "an image's ID"),
+            ("sha256:1a3f", "an image's ID"),
+            ("docker.io/sha256", "an image's ID"),
             (&long, "not a repository"),
             (&format!("{}a", "ab/".repeat(85)), "at most 255"),
             ("validname@invaliddigest:ff", "algorithm \"invaliddigest\" is not supported"),

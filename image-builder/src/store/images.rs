@@ -121,7 +121,7 @@ impl ImageStore {
         let _lock = self.folder.share()?;
         record.write(&self.folder)?;
         if let Some(name) = name {
-            self.write_name(name, id, image.manifest_digest)?;
+            self.write_name(name, id, image.registry_digest)?;
         }
         StoredImage::new(record, &NameRecord::all(&self.folder)?)
     }
@@ -138,8 +138,6 @@ impl ImageStore {
     }
 
     fn write_name(&self, name: &Name, image: Digest, digest: Option<Digest>) -> Result<()> {
-        // As docker has it: `sha256:...` is an ID.
-        ensure!(!name.familiar().starts_with("sha256:"), "{name}: a name that looks like an image's ID");
         // What a digest names does not change, whatever the tag beside it.
         let tag = if name.digest.is_some() { None } else { name.tag.clone() };
         let name = Name { tag, ..name.clone() };

@@ -140,7 +140,9 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read.with_context(|| format!("cannot read {}", path.display()))?,
     };
-    serde_json::from_slice(&bytes).map(Some).with_context(|| format!("{} is damaged", path.display()))
+    // Only records tell what is of use to whom, so nobody but the user can do without one.
+    let damaged = || format!("{} is damaged: remove it, and pull its image again", path.display());
+    serde_json::from_slice(&bytes).map(Some).with_context(damaged)
 }
 
 fn read_all<T: DeserializeOwned>(dir: &Path) -> Result<Vec<T>> {

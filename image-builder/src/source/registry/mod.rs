@@ -50,17 +50,14 @@ fn pull(name: &Name, platform: &Platform, insecure: bool, keeper: Keeper, limits
     let repository = Arc::new(Repository::new(name, insecure, keeper, limits)?);
     let manifest = repository.manifest(&name.reference())?;
     let root = descriptor(&manifest).with_context(|| format!("{} is not supported", name.reference()))?;
-    if let Some(digest) = &name.digest
-        && Digest::of(&manifest.bytes) != *digest
-    {
-        bail!(
-            "the registry gave another manifest for {digest}: its digest is {}",
-            Digest::of(&manifest.bytes)
-        );
+    let found = Digest::of(&manifest.bytes);
+    if let Some(digest) = name.digest.filter(|&digest| digest != found) {
+        bail!("the registry gave another manifest for {digest}: its digest is {found}");
     }
     let content = Rooted { content: RepositoryContent(repository), root: (root.clone(), manifest.bytes) };
     let index: ImageIndex = ImageIndexBuilder::default().schema_version(2u32).manifests([root]).build()?;
-    Image::choose(&content, &index, &Selector::Any, platform)
+    let image = Image::choose(&content, &index, &Selector::Any, platform)?;
+    Ok(Image { registry_digest: Some(found), ..image })
 }
 
 /// What tells the kinds of documents apart.
