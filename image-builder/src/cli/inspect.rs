@@ -22,10 +22,18 @@ pub struct Args {
 }
 
 impl Args {
+    /// As with docker, what is found is shown even if something else is not.
     pub fn run(&self, common: &Common) -> Result<()> {
-        let values = self.images.iter().map(|image| self.inspect(common, image));
-        let values = Value::Array(values.collect::<Result<_>>()?);
-        super::print(&if common.json { values.to_string() } else { serde_json::to_string_pretty(&values)? })
+        let (mut found, mut failed) = (Vec::new(), Vec::new());
+        for image in &self.images {
+            match self.inspect(common, image) {
+                Ok(value) => found.push(value),
+                Err(error) => failed.push(format!("{error:#}")),
+            }
+        }
+        let found = Value::Array(found);
+        super::print(&if common.json { found.to_string() } else { serde_json::to_string_pretty(&found)? })?;
+        super::all(&failed)
     }
 
     fn inspect(&self, common: &Common, reference: &str) -> Result<Value> {

@@ -6,7 +6,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use image_builder::store;
 use serde::Serialize;
@@ -56,6 +56,12 @@ impl Common {
         line.push(b'\n');
         Stdout.write_all(&line).context("cannot write to stdout")
     }
+}
+
+/// The errors of a command that goes on with what it can do, as one.
+fn all(failed: &[String]) -> Result<()> {
+    ensure!(failed.is_empty(), "{}", failed.join("; "));
+    Ok(())
 }
 
 /// A line on stdout.

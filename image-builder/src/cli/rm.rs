@@ -1,6 +1,6 @@
 //! `rm IMAGE...` and `prune`: names, images and layers leave the store.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use image_builder::store::{ImageStore, Removed};
 use serde_json::json;
 
@@ -28,10 +28,7 @@ impl Args {
                 Err(error) => failed.push(format!("{error:#}")),
             }
         }
-        if !failed.is_empty() {
-            bail!("{}", failed.join("; "));
-        }
-        Ok(())
+        super::all(&failed)
     }
 }
 
