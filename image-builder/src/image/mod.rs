@@ -112,9 +112,7 @@ impl Image {
         layer: impl Fn(&P, Digest) -> Result<Layer>,
     ) -> Result<Self> {
         let config: ImageConfiguration = from_slice(&config_json).context("the config is malformed")?;
-        // Configs often leave out the variant that the index names.
-        let variant = config.variant().as_deref().or(platform.variant.as_deref());
-        if !platform.accepts(config.os(), config.architecture(), variant) {
+        if !platform.accepts_config(&config) {
             bail!("it is for {}/{}, and {platform} is wanted", config.os(), config.architecture());
         }
         let (diff_ids, count) = (config.rootfs().diff_ids(), parts.len());

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
-use oci_spec::image::{Arch, Os};
+use oci_spec::image::{Arch, ImageConfiguration, Os};
 
 /// Operating system, architecture and, where it matters, variant. Shown and parsed as docker's `--platform` has them:
 /// `linux/amd64`, `linux/arm64/v8`; an architecture alone is one of Linux.
@@ -38,6 +38,12 @@ impl Platform {
             // A variant that we know nothing of is itself alone.
             _ => (self.variant.as_deref() == variant).then_some(0),
         }
+    }
+
+    /// Whether an image with this config will do. Configs often leave out the variant that an index names.
+    pub fn accepts_config(&self, config: &ImageConfiguration) -> bool {
+        let variant = config.variant().as_deref().or(self.variant.as_deref());
+        self.accepts(config.os(), config.architecture(), variant)
     }
 
     /// Whether something for `os`, `architecture` and `variant` will do.

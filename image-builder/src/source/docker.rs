@@ -2,6 +2,7 @@
 //! names the config and the layers of each image. Layers are tar streams that docker leaves plain and others compress.
 
 use anyhow::{Context, Result, anyhow, bail};
+use oci_spec::image::ImageConfiguration;
 use serde::Deserialize;
 use serde_json::from_slice;
 
@@ -32,7 +33,7 @@ pub fn open_all(
     selector: &Selector,
     platform: &Platform,
 ) -> Result<Vec<(Vec<String>, Image)>> {
-    let (entries, found) = find(files, selector)?;
+    let (entries, found) = find(files, selector, platform)?;
     if found.is_empty() {
         return Err(none(&entries));
     }
@@ -44,7 +45,7 @@ pub fn open_all(
 /// # Errors
 /// As [`open_all`]; several match.
 pub fn open(files: &dyn Files, selector: &Selector, platform: &Platform) -> Result<Image> {
-    let (entries, found) = find(files, selector)?;
+    let (entries, found) = find(files, selector, platform)?;
     match found[..] {
         [at] => entries[at].image(files, platform),
         [] => Err(none(&entries)),
@@ -55,8 +56,8 @@ pub fn open(files: &dyn Files, selector: &Selector, platform: &Platform) -> Resu
     }
 }
 
-/// All the images, and which of them `selector` means.
-fn find(files: &dyn Files, selector: &Selector) -> Result<(Vec<Entry>, Vec<usize>)> {
+/// All the images, and which of them `selector` means: of several, those for `platform`.
+fn find(files: &dyn Files, selector: &Selector, platform: &Platform) -> Result<(Vec<Entry>, Vec<usize>)> {
     let entries: Vec<Entry> =
         from_slice(&read(files, MARK)?).with_context(|| format!("{MARK} is malformed"))?;
     if entries.len() > MAX_IMAGES {
@@ -67,6 +68,9 @@ fn find(files: &dyn Files, selector: &Selector) -> Result<(Vec<Entry>, Vec<usize
         if entry.is(files, selector)? {
             found.push(at);
         }
+    }
+    if found.len() > 1 {
+        found.retain(|&at| entries[at].is_for(files, platform));
     }
     Ok((entries, found))
 }
@@ -102,6 +106,12 @@ impl Entry {
             Selector::Tag(_) => self.tags().iter().any(|name| selector.matches_name(name)),
             Selector::Digest(id) => Digest::of(&read(files, &self.config)?) == *id,
         })
+    }
+
+    /// A config that cannot be read says so when its image is opened.
+    fn is_for(&self, files: &dyn Files, platform: &Platform) -> bool {
+        let config = read(files, &self.config).ok().and_then(|json| from_slice(&json).ok());
+        config.is_none_or(|config: ImageConfiguration| platform.accepts_config(&config))
     }
 
     fn image(&self, files: &dyn Files, platform: &Platform) -> Result<Image> {
