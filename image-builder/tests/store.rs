@@ -1,7 +1,7 @@
 //! The store as its users see it: images come, are listed, shared, named, checked, given back, and go.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use image_builder::image::Image;
@@ -292,4 +292,17 @@ fn a_layer_over_the_bound_is_refused() {
     let message = format!("{:#}", store.pull(&it.image(&["large"]), None, &mut |_| {}).unwrap_err());
     assert!(message.contains("its bound of 8192 bytes"), "{message}");
     assert_eq!(it.files(), [""; 0]);
+}
+
+/// A gzip bomb of zeros is a large layer, and takes no room but for its hash tree.
+#[test]
+fn zeros_take_no_room() {
+    let fixture = Fixture::new();
+    let tar = Tar::new().file("zeros", 0o644, &vec![0; 64 << 20]).file("end", 0o644, b"x").finish();
+    testimage::write(&fixture.path("image"), &[tar], ConfigBuilder::default().build().unwrap()).unwrap();
+    let image = source::open(fixture.path("image").to_str().unwrap(), &Options::default()).unwrap();
+    let disk = fixture.store.layers().layer_disk(&image.layers[0], &mut |_, _| {}).unwrap();
+    let file = fs::metadata(&disk.path).unwrap();
+    assert!(file.len() > 64 << 20);
+    assert!(file.blocks() * 512 < 2 << 20, "{} blocks", file.blocks());
 }

@@ -8,7 +8,7 @@ use super::BLOCK;
 use crate::tarball::DataSink;
 
 /// What is written at once: all writes but the last are of this size and at multiples of it, so that the kernel can take
-/// large pages for them. Large enough that system calls do not show, small enough to stay in the processor's cache.
+/// large pages for them, and that [`crate::verity::HashedDisk`] sees whole blocks. Large enough that system calls do not show, small enough to stay in the processor's cache.
 const BUFFER: usize = 256 << 10;
 
 /// Buffers writes to `W` and knows where they land.
@@ -66,7 +66,7 @@ impl<W: Write + Seek> Output<W> {
 
     /// Writes `first` to the start of the disk and ends.
     pub fn finish(mut self, first: &[u8]) -> Result<()> {
-        self.flush()?;
+        self.write_buffer()?;
         self.out.seek(SeekFrom::Start(0)).context("cannot seek in the layer disk")?;
         self.out.write_all(first).and_then(|()| self.out.flush()).context("cannot write the layer disk")
     }
@@ -79,11 +79,38 @@ impl<W: Write + Seek> Output<W> {
         Ok(BUFFER - self.buffer.len())
     }
 
+    /// Zeros are left out: a compressed layer may have far more of them than fit on the host.
     fn flush(&mut self) -> Result<()> {
+        if self.buffer.iter().any(|&byte| byte != 0) {
+            return self.write_buffer();
+        }
+        let length = self.buffer.len() as u64;
+        self.buffer.clear();
+        self.skip(length)
+    }
+
+    fn write_buffer(&mut self) -> Result<()> {
         self.check_room(0)?;
         self.out.write_all(&self.buffer).context("cannot write the layer disk")?;
         self.flushed += self.buffer.len() as u64;
         self.buffer.clear();
+        Ok(())
+    }
+
+    /// A hole after the empty buffer.
+    fn skip(&mut self, length: u64) -> Result<()> {
+        self.check_room(length)?;
+        self.flushed += length;
+        self.out.seek(SeekFrom::Start(self.flushed)).context("cannot seek in the layer disk")?;
+        Ok(())
+    }
+
+    fn zeros(&mut self, mut length: u64) -> Result<()> {
+        while length > 0 {
+            let now = self.room()?.min(usize::try_from(length)?);
+            self.buffer.resize(self.buffer.len() + now, 0);
+            length -= now as u64;
+        }
         Ok(())
     }
 }
@@ -98,20 +125,18 @@ impl<W: Write + Seek> DataSink for Output<W> {
         self.flushed + self.buffer.len() as u64
     }
 
-    /// Long holes are left out of the file: they take no room on the host.
-    fn hole(&mut self, mut length: u64) -> Result<()> {
-        if length > BUFFER as u64 {
-            self.flush()?;
-            self.check_room(length)?;
-            self.flushed += length;
-            self.out.seek(SeekFrom::Start(self.flushed)).context("cannot seek in the layer disk")?;
-            return Ok(());
+    /// What of it makes whole buffers is left out of the file and takes no room on the host.
+    fn hole(&mut self, length: u64) -> Result<()> {
+        const WHOLE: u64 = BUFFER as u64;
+        let start = self.position();
+        let end = start.checked_add(length).context("a hole beyond 16 EiB")?;
+        let (first, last) = (start.next_multiple_of(WHOLE), end - end % WHOLE);
+        if first >= last {
+            return self.zeros(length);
         }
-        while length > 0 {
-            let now = self.room()?.min(usize::try_from(length)?);
-            self.buffer.resize(self.buffer.len() + now, 0);
-            length -= now as u64;
-        }
-        Ok(())
+        self.zeros(first - start)?;
+        self.flush()?;
+        self.skip(last - first)?;
+        self.zeros(end - last)
     }
 }

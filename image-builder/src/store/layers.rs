@@ -11,10 +11,11 @@ use super::folder::{Folder, retry};
 use super::pending::PendingFile;
 use super::recipe::{self, Recorder};
 use super::unpack::unpack;
+use super::writeback::WriteBack;
 use crate::digest::{Digest, Hasher};
 use crate::erofs::{self, WriteOptions, superblock::Superblock};
 use crate::image::Layer;
-use crate::verity;
+use crate::verity::{self, HashedDisk};
 
 /// A layer disk in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,12 +217,16 @@ impl LayerStore {
         let recipe_file = recipe.file().try_clone().context("cannot duplicate a descriptor")?;
         let mut recorder = Recorder::new(recipe_file, self.max_size)?;
         let options = WriteOptions { uuid: layer.diff_id.uuid(), max_size: self.max_size };
+        let hashes = self.pending()?.file().try_clone().context("cannot duplicate a descriptor")?;
+        let file: &File = disk.file();
+        let mut hashed = HashedDisk::new(WriteBack::new(file), hashes);
         let summary = unpack(blob, layer, progress, |tar| {
-            erofs::write_layer_recorded(&mut *tar, options, disk.file(), Some(&mut recorder))
+            erofs::write_layer_recorded(&mut *tar, options, &mut hashed, Some(&mut recorder))
                 .and_then(|summary| recorder.rest(tar).map(|()| summary))
                 .with_context(|| format!("cannot make the disk in {}", dir.display()))
         })?;
-        verity::append(disk.file(), summary.length, options.uuid)
+        hashed
+            .finish(file, summary.length, options.uuid)
             .with_context(|| format!("cannot make the disk in {}", dir.display()))?;
         recorder.finish()?;
         // What takes long comes before the lock, which is there so that nobody takes a recipe without a disk for rubbish.

@@ -42,6 +42,7 @@ mod record;
 mod remove;
 mod unpack;
 mod verify;
+mod writeback;
 
 pub use chain::{ChainDisk, chain_id};
 pub use ext4::LayerFs;

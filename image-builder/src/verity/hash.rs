@@ -13,15 +13,15 @@ use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use sha2::{Digest, Sha256};
 
-use super::geometry::{Geometry, HASHES};
+use super::geometry::HASHES;
 use super::{BLOCK, BLOCK_SIZE};
 
 /// A tree block.
 type Hashes = [[u8; 32]; HASHES];
 
-/// Writes all levels. The file's offset is moved.
-pub(super) fn write_tree(file: &File, geometry: &Geometry) -> Result<()> {
-    for (below, level) in geometry.levels() {
+/// Writes `levels`, as [`Geometry::levels`](super::Geometry::levels) has them. The file's offset is moved.
+pub(super) fn write_tree(file: &File, levels: impl Iterator<Item = (Range<u64>, Range<u64>)>) -> Result<()> {
+    for (below, level) in levels {
         in_parallel(level.end - level.start, Group::new, |group, number| {
             let hashes = group.hashes(file, nth(&below, number))?;
             let at = (level.start + number) * BLOCK;
@@ -71,16 +71,31 @@ pub(super) fn in_parallel<S>(
 
 const ZEROS: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
 
+/// Hashes blocks.
+pub(super) struct BlockHasher {
+    /// The hash of a block of zeros: most blocks of sparse files are.
+    pub(super) zeros: [u8; 32],
+}
+
+impl BlockHasher {
+    pub(super) fn new() -> Self {
+        Self { zeros: Sha256::digest(ZEROS).into() }
+    }
+
+    pub(super) fn hash(&self, block: &[u8; BLOCK_SIZE]) -> [u8; 32] {
+        if *block == ZEROS { self.zeros } else { Sha256::digest(block).into() }
+    }
+}
+
 /// Up to 128 neighbouring blocks: what one tree block stands for.
 pub(super) struct Group {
     blocks: Vec<u8>,
-    /// The hash of a block of zeros: most blocks of sparse files are.
-    zeros: [u8; 32],
+    hasher: BlockHasher,
 }
 
 impl Group {
     pub(super) fn new() -> Self {
-        Self { blocks: vec![0; BLOCK_SIZE * HASHES], zeros: Sha256::digest(ZEROS).into() }
+        Self { blocks: vec![0; BLOCK_SIZE * HASHES], hasher: BlockHasher::new() }
     }
 
     /// The hashes of `blocks` of `file`, zeros after them. The file's offset is moved.
@@ -89,13 +104,13 @@ impl Group {
         let mut hashes = [[0; 32]; HASHES];
         let used = &mut hashes[..usize::try_from(blocks.end - blocks.start)?];
         if is_hole(file, start, end)? {
-            used.fill(self.zeros);
+            used.fill(self.hasher.zeros);
             return Ok(hashes);
         }
         let bytes = &mut self.blocks[..used.len() * BLOCK_SIZE];
         file.read_exact_at(bytes, start).with_context(|| format!("cannot read at byte {start}"))?;
-        for (hash, block) in used.iter_mut().zip(bytes.chunks_exact(BLOCK_SIZE)) {
-            *hash = if block == ZEROS { self.zeros } else { Sha256::digest(block).into() };
+        for (hash, block) in used.iter_mut().zip(bytes.as_chunks().0) {
+            *hash = self.hasher.hash(block);
         }
         Ok(hashes)
     }

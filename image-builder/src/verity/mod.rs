@@ -33,10 +33,12 @@ mod check;
 mod geometry;
 mod hash;
 mod superblock;
+mod written;
 
 pub use check::{Damage, check};
 pub use geometry::Geometry;
 pub use superblock::Superblock;
+pub use written::HashedDisk;
 
 /// Size of data blocks and of tree blocks, in bytes.
 pub const BLOCK: u64 = BLOCK_SIZE as u64;
@@ -70,6 +72,16 @@ pub struct Info {
 /// # Ok::<(), anyhow::Error>(())
 /// ```
 pub fn append(file: &File, length: u64, uuid: [u8; 16]) -> Result<Info> {
+    append_with(file, length, uuid, |geometry| hash::write_tree(file, geometry.levels()))
+}
+
+/// [`append`], where `write_tree` writes the levels.
+fn append_with(
+    file: &File,
+    length: u64,
+    uuid: [u8; 16],
+    write_tree: impl FnOnce(&Geometry) -> Result<()>,
+) -> Result<Info> {
     let found = file.metadata().context("cannot read the disk's length")?.len();
     ensure!(found == length, "the disk has {found} bytes, not {length}");
     ensure!(length.is_multiple_of(BLOCK), "the disk's {length} bytes are not whole blocks of {BLOCK}");
@@ -77,7 +89,7 @@ pub fn append(file: &File, length: u64, uuid: [u8; 16]) -> Result<Info> {
     file.set_len(geometry.length()).context("cannot make room for the hash tree")?;
     let superblock = Superblock { uuid, data_blocks: geometry.data_blocks() };
     file.write_all_at(&superblock.encode(), length).context("cannot write the hash tree's superblock")?;
-    hash::write_tree(file, &geometry).context("cannot write the hash tree")?;
+    write_tree(&geometry).context("cannot write the hash tree")?;
     let root_hash = root_hash(file, &geometry)?;
     Ok(Info { geometry, uuid, root_hash })
 }

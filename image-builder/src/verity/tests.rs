@@ -1,5 +1,6 @@
 //! The tree against veritysetup, and against damage.
 
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::process::Command;
 
 use tempfile::{NamedTempFile, tempfile};
@@ -52,6 +53,38 @@ fn every_length_belongs_to_one_number_of_blocks() {
         assert_eq!(Geometry::of_length(none), None, "{none}");
     }
     assert!(Geometry::new(0).is_err() && Geometry::new((1 << 32) + 1).is_err());
+}
+
+#[test]
+fn a_disk_hashed_as_it_is_written_is_the_same() {
+    for blocks in SIZES {
+        let (whole, info) = disk(blocks);
+        let file = tempfile().unwrap();
+        let mut hashed = HashedDisk::new(&file, tempfile().unwrap());
+        let mut bytes = vec![0; usize::try_from(blocks * BLOCK).unwrap()];
+        whole.as_file().read_exact_at(&mut bytes, 0).unwrap();
+        let (first, rest) = bytes.split_at(BLOCK_SIZE);
+        // The first block comes last, as a superblock does; of the others, holes are left out.
+        for (number, block) in (1u64..).zip(rest.chunks(BLOCK_SIZE)) {
+            if block.iter().any(|&byte| byte != 0) {
+                hashed.seek(SeekFrom::Start(number * BLOCK)).unwrap();
+                hashed.write_all(block).unwrap();
+            }
+        }
+        hashed.seek(SeekFrom::Start(0)).unwrap();
+        hashed.write_all(first).unwrap();
+        assert_eq!(hashed.finish(&file, blocks * BLOCK, [7; 16]).unwrap(), info);
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        (&file).seek(SeekFrom::Start(0)).unwrap();
+        (&file).read_to_end(&mut a).unwrap();
+        whole.as_file().seek(SeekFrom::Start(0)).unwrap();
+        whole.as_file().read_to_end(&mut b).unwrap();
+        assert!(a == b, "{blocks} blocks");
+    }
+    let file = tempfile().unwrap();
+    let mut hashed = HashedDisk::new(&file, tempfile().unwrap());
+    assert!(hashed.write(&[0; 100]).is_err(), "a part of a block");
+    assert!(hashed.seek(SeekFrom::Start(100)).is_err(), "into a block");
 }
 
 #[test]
