@@ -104,8 +104,16 @@ impl Http {
     ) -> Result<Answer, Failure> {
         let request = request.context("a request that HTTP cannot hold")?;
         let configured = agent.configure_request(request);
-        let request = configured.proxy(self.proxies.for_origin(origin)).timeout_global(within).build();
-        let (head, body) = agent.run(request).map_err(|e| self.failure(e))?.into_parts();
+        let proxy = self.proxies.for_origin(origin);
+        // It may be the proxy that does not answer. Its URL may hold a password.
+        let way =
+            proxy.as_ref().map(|proxy| format!("by way of the proxy {}:{}", proxy.host(), proxy.port()));
+        let request = configured.proxy(proxy).timeout_global(within).build();
+        let answer = agent.run(request).map_err(|error| {
+            let failure = self.failure(error);
+            way.into_iter().fold(failure, Failure::context)
+        });
+        let (head, body) = answer?.into_parts();
         let body: Box<dyn Read + Send> = Box::new(body.into_reader());
         Ok(Answer { status: head.status, headers: head.headers, body: Paced::new(body, &self.limits) })
     }

@@ -49,7 +49,7 @@ pub fn open(name: &Name, platform: &Platform, insecure: bool) -> Result<Image> {
 fn pull(name: &Name, platform: &Platform, insecure: bool, keeper: Keeper, limits: Limits) -> Result<Image> {
     let repository = Arc::new(Repository::new(name, insecure, keeper, limits)?);
     let manifest = repository.manifest(&name.reference())?;
-    let root = descriptor(&manifest).with_context(|| format!("{} is not supported", name.reference()))?;
+    let root = descriptor(&manifest).with_context(|| format!("manifest {}", name.reference()))?;
     let found = Digest::of(&manifest.bytes);
     if let Some(digest) = name.digest.filter(|&digest| digest != found) {
         bail!("the registry gave another manifest for {digest}: its digest is {found}");
@@ -73,17 +73,18 @@ struct Kind {
 /// The descriptor that would lead to `manifest`.
 fn descriptor(manifest: &Manifest) -> Result<Descriptor> {
     if manifest.bytes.len() as u64 > MAX_JSON {
-        bail!("a manifest larger than {} MiB", MAX_JSON >> 20);
+        bail!("it is larger than {} MiB", MAX_JSON >> 20);
     }
-    let kind: Kind = serde_json::from_slice(&manifest.bytes).context("the manifest is malformed")?;
+    let kind: Kind = serde_json::from_slice(&manifest.bytes).context("it is malformed")?;
     if kind.schema_version == Some(1) {
-        bail!("docker's manifest schema 1 (push the image again with a docker of 2016 or later)");
+        bail!("docker's schema 1 is not supported (push the image again with a docker of 2016 or later)");
     }
     // A document that is both would be another image to others (CVE-2021-41190).
     if kind.manifests.is_some() && kind.layers.is_some() {
-        bail!("a document that is both an index and a manifest");
+        bail!("it is ambiguous: both an index and a manifest");
     }
-    let media_type = kind.media_type.or_else(|| manifest.media_type.clone()).context("no media type")?;
+    let media_type =
+        kind.media_type.or_else(|| manifest.media_type.clone()).context("it has no media type")?;
     let digest: oci_spec::image::Digest = Digest::of(&manifest.bytes).to_string().parse()?;
     Ok(Descriptor::new(MediaType::from(media_type.as_str()), manifest.bytes.len() as u64, digest))
 }

@@ -174,11 +174,11 @@ fn what_is_wrong_is_refused() {
             "asked to wait for 99999 s: 429 Too Many Requests",
             1,
         ),
-        ("manifests", |_, _, _| Some(reply("200 OK", INDEX, "{")), "the manifest is malformed", 1),
+        ("manifests", |_, _, _| Some(reply("200 OK", INDEX, "{")), "manifest latest: it is malformed", 1),
         (
             "manifests",
             |_, _, _| Some(reply("200 OK", INDEX, r#"{"schemaVersion":1}"#)),
-            "manifest schema 1",
+            "docker's schema 1 is not supported",
             1,
         ),
         (
