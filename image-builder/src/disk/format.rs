@@ -1,6 +1,8 @@
 //! What a disk is, by its first bytes.
 
-use anyhow::{Context, Result, bail};
+use std::io;
+
+use anyhow::{Result, bail};
 
 use super::ReadAt;
 
@@ -34,7 +36,11 @@ const REFUSED: [(usize, &[u8], &str); 9] = [
 /// It is too short, or another one.
 pub fn of(source: &dyn ReadAt) -> Result<Format> {
     let mut start = vec![0; 2048];
-    source.read_exact_at(&mut start, 0).context("it is shorter than any filesystem")?;
+    match source.read_exact_at(&mut start, 0) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => bail!("it is shorter than any filesystem"),
+        // A folder, for one.
+        read => read?,
+    }
     if start[SUPERBLOCK..].starts_with(&0xe0f5_e1e2_u32.to_le_bytes()) {
         return Ok(Format::Erofs);
     }
