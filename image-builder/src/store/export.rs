@@ -135,7 +135,8 @@ fn index(image: &StoredImage, manifest: Descriptor) -> Result<Vec<u8>> {
         .media_type(MediaType::ImageIndex)
         .manifests(manifests)
         .build()?;
-    Ok(serde_json::to_vec(&index)?)
+    // By way of a value, whose keys are sorted: annotations are kept in a map whose order changes from run to run.
+    Ok(serde_json::to_vec(&serde_json::to_value(&index)?)?)
 }
 
 fn descriptor(media_type: MediaType, digest: Digest, size: u64) -> Result<Descriptor> {
