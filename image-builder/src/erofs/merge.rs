@@ -152,8 +152,8 @@ struct Layer<'a, D> {
 
 /// A directory whose entries wait to be applied.
 struct Task {
-    /// The same directory in the tree, after its parents.
-    dirs: Vec<Id>,
+    /// The same directory in the tree.
+    dir: Id,
     inode: Inode,
     /// Its parent's nid.
     parent: u64,
@@ -167,25 +167,24 @@ impl<D: ReadAt> Layer<'_, D> {
         self.describe(ROOT, &root, &marks)?;
         let mut guard = Guard::new(self.reader.superblock());
         let parent = root.nid;
-        let mut tasks = vec![Task { dirs: vec![ROOT], inode: root, parent }];
+        let mut tasks = vec![Task { dir: ROOT, inode: root, parent }];
         while let Some(task) = tasks.pop() {
             for entry in guard.enter(self.reader, &task.inode, task.parent)? {
                 let inode = self.reader.child(&entry)?;
-                let below = self.entry(&task.dirs, &entry.name, &inode);
-                if let Some(dirs) = below.with_context(|| quoted(&entry.name))? {
-                    tasks.push(Task { dirs, inode, parent: task.inode.nid });
+                let below = self.entry(task.dir, &entry.name, &inode);
+                if let Some(dir) = below.with_context(|| quoted(&entry.name))? {
+                    tasks.push(Task { dir, inode, parent: task.inode.nid });
                 }
             }
         }
         Ok(())
     }
 
-    /// Applies one entry of the last of `dirs`. Of a directory, gives it and its parents.
-    fn entry(&mut self, dirs: &[Id], name: &[u8], inode: &Inode) -> Result<Option<Vec<Id>>> {
+    /// Applies one entry of `dir`. Gives the directory that it is.
+    fn entry(&mut self, dir: Id, name: &[u8], inode: &Inode) -> Result<Option<Id>> {
         if inode.kind == Kind::Dir {
-            return self.directory(dirs, name, inode).map(Some);
+            return self.directory(dir, name, inode).map(Some);
         }
-        let dir = last(dirs)?;
         if inode.kind.is_whiteout() {
             self.tree.dir(dir)?.children.remove(name);
             return Ok(None);
@@ -204,27 +203,25 @@ impl<D: ReadAt> Layer<'_, D> {
         Ok(None)
     }
 
-    /// Applies the directory itself; gives the one that its entries go to, after its parents.
-    fn directory(&mut self, dirs: &[Id], name: &[u8], inode: &Inode) -> Result<Vec<Id>> {
+    /// Applies the directory itself; gives the one that its entries go to.
+    fn directory(&mut self, parent: Id, name: &[u8], inode: &Inode) -> Result<Id> {
         let marks = Marks::of(self.reader.xattrs(inode)?);
-        let Some(dirs) = self.existing(dirs, name, marks.implied) else {
-            let dir = last(dirs)?;
-            self.tree.dir(dir)?.children.remove(name);
+        let Some(dir) = self.existing(parent, name, marks.implied) else {
+            self.tree.dir(parent)?.children.remove(name);
             let body = Body::Dir(Dir::default());
             let xattrs = xattr::encode_all(&marks.xattrs, &body)?;
-            let id = self.tree.put(dir, name, inode.attributes, xattrs, body)?;
-            return Ok([dirs, &[id]].concat());
+            return self.tree.put(parent, name, inode.attributes, xattrs, body);
         };
-        self.describe(last(&dirs)?, inode, &marks)?;
-        Ok(dirs)
+        self.describe(dir, inode, &marks)?;
+        Ok(dir)
     }
 
-    /// The directory that is at `name` already, with its parents.
-    fn existing(&self, dirs: &[Id], name: &[u8], follow: bool) -> Option<Vec<Id>> {
-        let id = self.tree.child(*dirs.last()?, name)?;
+    /// The directory that is at `name` already.
+    fn existing(&self, parent: Id, name: &[u8], follow: bool) -> Option<Id> {
+        let id = self.tree.child(parent, name)?;
         match &self.tree.get(id).body {
-            Body::Dir(_) => Some([dirs, &[id]].concat()),
-            Body::Symlink(target) if follow => resolve(self.tree, dirs, target),
+            Body::Dir(_) => Some(id),
+            Body::Symlink(target) if follow => resolve(self.tree, parent, target),
             _ => None,
         }
     }
@@ -278,39 +275,34 @@ impl Marks {
     }
 }
 
-fn last(dirs: &[Id]) -> Result<Id> {
-    dirs.last().copied().context("the root at least")
-}
-
-/// The directory that a symbolic link in the last of `dirs` leads to, after its parents; the root is above itself, as in a
-/// chroot.
-fn resolve(tree: &Tree, dirs: &[Id], target: &[u8]) -> Option<Vec<Id>> {
-    let mut dirs = dirs.to_vec();
+/// The directory that a symbolic link in `dir` leads to; the root is above itself, as in a chroot.
+fn resolve(tree: &Tree, mut dir: Id, target: &[u8]) -> Option<Id> {
     let mut names = Vec::new();
-    enter(target, &mut dirs, &mut names);
+    enter(target, &mut dir, &mut names);
     let mut followed = 1;
     while let Some(name) = names.pop() {
         if *name == *b".." {
-            dirs.truncate(dirs.len().saturating_sub(1).max(1));
+            let Body::Dir(below) = &tree.get(dir).body else { return None };
+            dir = below.parent;
             continue;
         }
-        let id = tree.child(*dirs.last()?, &name)?;
+        let id = tree.child(dir, &name)?;
         match &tree.get(id).body {
-            Body::Dir(_) => dirs.push(id),
+            Body::Dir(_) => dir = id,
             Body::Symlink(target) if followed < MOST_LINKS => {
                 followed += 1;
-                enter(target, &mut dirs, &mut names);
+                enter(target, &mut dir, &mut names);
             }
             _ => return None,
         }
     }
-    Some(dirs)
+    Some(dir)
 }
 
 /// Puts the names of a link's target before those that are still to come, the next one last.
-fn enter(target: &[u8], dirs: &mut Vec<Id>, names: &mut Vec<Box<[u8]>>) {
+fn enter(target: &[u8], dir: &mut Id, names: &mut Vec<Box<[u8]>>) {
     if target.starts_with(b"/") {
-        dirs.truncate(1);
+        *dir = ROOT;
     }
     names.extend(path::parts(target).rev().map(Box::from));
 }

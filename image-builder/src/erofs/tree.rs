@@ -68,6 +68,8 @@ pub struct Dir {
     pub opaque: bool,
     /// No entry describes it: it is there for what is in it, and has no attributes of its own.
     pub implied: bool,
+    /// The directory that it is in; the root's is the root.
+    pub parent: Id,
 }
 
 /// One inode; several names may lead to it.
@@ -155,18 +157,20 @@ impl Tree {
     /// [`Tree::descend`] where symbolic links are on the way: they lead where they will lead the container's kernel, but
     /// never above the layer's root.
     fn follow(&mut self, names: &[&[u8]], make: bool) -> Result<Option<Id>> {
-        let mut dirs = vec![ROOT];
+        let mut at = ROOT;
         let mut names: Vec<Box<[u8]>> = names.iter().rev().map(|&name| name.into()).collect();
         // The name that is to come, these and the links': so no path in the tree is longer than Linux's longest.
         let mut length = path::NAME_MAX + names.iter().map(|name| name.len() + 1).sum::<usize>();
         while let Some(name) = names.pop() {
-            let at = *dirs.last().context("a link in its path leads above the root")?;
             if *name == *b".." {
-                dirs.pop();
+                if at == ROOT {
+                    bail!("a link in its path leads above the root");
+                }
+                at = self.dir(at)?.parent;
                 continue;
             }
             match self.step(at, &name, make)? {
-                Step::Dir(id) => dirs.push(id),
+                Step::Dir(id) => at = id,
                 Step::None => return Ok(None),
                 Step::Link(target) => {
                     length += target.len() + 1;
@@ -174,7 +178,7 @@ impl Tree {
                         bail!("its path passes {} bytes with the symbolic links in it", path::PATH_MAX);
                     }
                     if target.starts_with(b"/") {
-                        dirs.truncate(1);
+                        at = ROOT;
                     }
                     let parts =
                         path::parts(&target).rev().map(|part| path::check(part).map(|()| part.into()));
@@ -182,7 +186,7 @@ impl Tree {
                 }
             }
         }
-        Ok(Some(*dirs.last().context("a link in its path leads above the root")?))
+        Ok(Some(at))
     }
 
     fn step(&mut self, dir: Id, name: &[u8], make: bool) -> Result<Step> {
@@ -299,8 +303,11 @@ impl Tree {
         name: &[u8],
         attributes: Attributes,
         xattrs: Vec<u8>,
-        body: Body,
+        mut body: Body,
     ) -> Result<Id> {
+        if let Body::Dir(dir) = &mut body {
+            dir.parent = parent;
+        }
         let target = if let Body::Symlink(target) = &body { target.len() } else { 0 };
         self.charge(INODE_COST + name.len() + xattrs.len() + target)?;
         let id = self.inodes.len();
