@@ -17,7 +17,7 @@
 //! the upper one's attributes and xattrs; whiteouts and opaque directories hide what is below, and are gone then. Hard
 //! links hold within a layer, and are recounted. In one thing it does better than overlayfs: a directory that a layer
 //! only implies ([`super::layer`]) changes nothing of one that is there, and where a symbolic link to a directory stands in its
-//! place, it is followed, as by those who unpack.
+//! place, it is followed, as by those who unpack, and what it leads to is made where it is missing.
 //!
 //! The same layers give the same bytes.
 
@@ -29,7 +29,7 @@ use anyhow::{Context, Result, bail};
 use super::output::Output;
 use super::reader::{Guard, Inode, Kind, ReadAt, Reader};
 use super::superblock::Superblock;
-use super::tree::{Body, Dir, INODE_COST, Id, ROOT, Tree};
+use super::tree::{Attributes, Body, Dir, INODE_COST, Id, ROOT, Tree};
 use super::{BLOCK, Summary, WriteOptions, image, path, xattr};
 use crate::tarball::{Xattr, quoted};
 
@@ -206,7 +206,7 @@ impl<D: ReadAt> Layer<'_, D> {
     /// Applies the directory itself; gives the one that its entries go to.
     fn directory(&mut self, parent: Id, name: &[u8], inode: &Inode) -> Result<Id> {
         let marks = Marks::of(self.reader.xattrs(inode)?);
-        let Some(dir) = self.existing(parent, name, marks.implied) else {
+        let Some(dir) = self.existing(parent, name, marks.implied.then_some(inode.attributes))? else {
             self.tree.dir(parent)?.children.remove(name);
             let body = Body::Dir(Dir::default());
             let xattrs = xattr::encode_all(&marks.xattrs, &body)?;
@@ -216,13 +216,16 @@ impl<D: ReadAt> Layer<'_, D> {
         Ok(dir)
     }
 
-    /// The directory that is at `name` already.
-    fn existing(&self, parent: Id, name: &[u8], follow: bool) -> Option<Id> {
-        let id = self.tree.child(parent, name)?;
-        match &self.tree.get(id).body {
-            Body::Dir(_) => Some(id),
-            Body::Symlink(target) if follow => resolve(self.tree, parent, target),
-            _ => None,
+    /// The directory that is at `name` already. One that is `implied` may be behind a symbolic link.
+    fn existing(&mut self, parent: Id, name: &[u8], implied: Option<Attributes>) -> Result<Option<Id>> {
+        let Some(id) = self.tree.child(parent, name) else { return Ok(None) };
+        match (&self.tree.get(id).body, implied) {
+            (Body::Dir(_), _) => Ok(Some(id)),
+            (Body::Symlink(target), Some(implied)) => {
+                let target = target.clone();
+                resolve(self.tree, parent, &target, implied)
+            }
+            _ => Ok(None),
         }
     }
 
@@ -275,28 +278,32 @@ impl Marks {
     }
 }
 
-/// The directory that a symbolic link in `dir` leads to; the root is above itself, as in a chroot.
-fn resolve(tree: &Tree, mut dir: Id, target: &[u8]) -> Option<Id> {
+/// The directory that a symbolic link in `dir` leads to; the root is above itself, as in a chroot. What is not there is made:
+/// `var/run/x` above `var/run -> /run` is `/run/x`, even if no layer has `/run`. None where something else is in the way.
+fn resolve(tree: &mut Tree, mut dir: Id, target: &[u8], implied: Attributes) -> Result<Option<Id>> {
     let mut names = Vec::new();
     enter(target, &mut dir, &mut names);
     let mut followed = 1;
     while let Some(name) = names.pop() {
         if *name == *b".." {
-            let Body::Dir(below) = &tree.get(dir).body else { return None };
-            dir = below.parent;
+            dir = tree.dir(dir)?.parent;
             continue;
         }
-        let id = tree.child(dir, &name)?;
+        let Some(id) = tree.child(dir, &name) else {
+            path::check(&name)?;
+            dir = tree.put(dir, &name, implied, Vec::new(), Body::Dir(Dir::default()))?;
+            continue;
+        };
         match &tree.get(id).body {
             Body::Dir(_) => dir = id,
             Body::Symlink(target) if followed < MOST_LINKS => {
                 followed += 1;
                 enter(target, &mut dir, &mut names);
             }
-            _ => return None,
+            _ => return Ok(None),
         }
     }
-    Some(dir)
+    Ok(Some(dir))
 }
 
 /// Puts the names of a link's target before those that are still to come, the next one last.

@@ -138,7 +138,8 @@ fn archive(
         let full = format!("{path}{name}");
         match node {
             Node::Whiteout => tar = tar.whiteout(&full),
-            Node::Link => tar = tar.pax(&[("mtime", time.as_bytes())]).symlink(&full, "nowhere"),
+            // To itself: it leads nowhere, and nothing can be made there.
+            Node::Link => tar = tar.pax(&[("mtime", time.as_bytes())]).symlink(&full, name),
             Node::File { id, mode } => match named.get(id) {
                 Some(target) => tar = tar.hard_link(&full, target),
                 None => {
@@ -204,7 +205,10 @@ fn flatten(
             let time = i64::try_from(*layer).unwrap();
             (*mode, time, Vec::new(), content(*layer, *id), links[&(*layer, *id)])
         }
-        Model::Link(layer) => (0o777, i64::try_from(*layer).unwrap(), Vec::new(), "-> nowhere".to_owned(), 1),
+        Model::Link(layer) => {
+            let name = path.rsplit('/').next().unwrap();
+            (0o777, i64::try_from(*layer).unwrap(), Vec::new(), format!("-> {name}"), 1)
+        }
         Model::Dir { mode, time, colour, children } => {
             let xattr = |colour| Xattr { name: b"user.colour".to_vec(), value: vec![colour + b'0'] };
             let separator = if path.is_empty() { "" } else { "/" };
@@ -257,6 +261,7 @@ fn implied_directories_leave_what_is_there() {
         .symlink("lib", "usr/lib")
         .symlink("abs", "/lib/../lib")
         .symlink("out", "../../../usr")
+        .symlink("dangling", "/usr/run/../run")
         .symlink("loop", "loop")
         .file("file", 0o644, b"");
     let upper = Tar::new()
@@ -264,14 +269,17 @@ fn implied_directories_leave_what_is_there() {
         .file("lib/by-link", 0o644, b"")
         .file("abs/by-two", 0o644, b"")
         .file("out/clamped", 0o644, b"")
+        .file("dangling/made", 0o644, b"")
         .file("loop/x", 0o644, b"")
         .file("file/x", 0o644, b"");
     let seen = seen(&merged(&[disk(lower, 1), disk(upper, 2)]).unwrap());
     assert_eq!((seen["tmp"].0, seen["usr/lib"].0), (0o1777, 0o711));
-    for path in ["tmp/x", "usr/lib/by-link", "usr/lib/by-two", "usr/clamped", "loop/x", "file/x"] {
+    for path in
+        ["tmp/x", "usr/lib/by-link", "usr/lib/by-two", "usr/clamped", "usr/run/made", "loop/x", "file/x"]
+    {
         assert!(seen.contains_key(path), "{path}");
     }
-    assert_eq!(seen["lib"].3, "-> usr/lib");
+    assert_eq!((seen["lib"].3.as_str(), seen["usr/run"].0), ("-> usr/lib", 0o755));
     assert_eq!((seen["loop"].0, seen["file"].0), (0o755, 0o755), "no directory: replaced");
 }
 
