@@ -69,14 +69,15 @@ impl Layer {
     ) -> Result<()> {
         let names = components(&entry.path)?;
         if let Some((name, parents)) = names.split_last() {
-            if *name == OPAQUE {
-                return self.tree.make_opaque(parents);
-            }
-            if names.iter().any(|n| n.starts_with(AUFS)) && parents != [PLINKS] {
+            let aufs = |names: &[&[u8]]| names.iter().any(|n| n.starts_with(AUFS));
+            if (aufs(parents) && parents != [PLINKS]) || (aufs(&[name]) && *name != OPAQUE) {
                 return Ok(());
             }
             if let Some(parent) = parents.iter().find(|n| n.starts_with(WHITEOUT) && **n != PLINKS) {
                 bail!("its parent {} has the name of a whiteout", quoted(parent));
+            }
+            if *name == OPAQUE {
+                return self.tree.make_opaque(parents);
             }
             if let Some(hidden) = name.strip_prefix(WHITEOUT) {
                 return self.white_out(parents, hidden);

@@ -196,10 +196,13 @@ fn paths_lead_through_the_layers_own_links() {
 fn aufs_links() {
     let tar = Tar::new().file(".wh..wh.plnk/12.34", 0o4755, b"data").dir(".wh..wh.plnk", 0o700);
     let tar = tar.hard_link("a", ".wh..wh.plnk/12.34").hard_link("b", "/.wh..wh.plnk/12.34");
-    let mut tree = tree(&tar.file(".wh..wh.aufs", 0o444, b"").finish()).unwrap();
+    let tar = tar.file(".wh..wh.aufs", 0o444, b"").file(".wh..wh.orph/.wh..wh..opq", 0, b"");
+    let mut tree = tree(&tar.finish()).unwrap();
     assert_eq!(id(&mut tree, "a"), id(&mut tree, "b"));
     assert_eq!(find(&mut tree, "a").unwrap().attributes.mode, 0o4755);
-    assert!(find(&mut tree, ".wh..wh.plnk").is_none() && find(&mut tree, ".wh..wh.aufs").is_none());
+    for name in [".wh..wh.plnk", ".wh..wh.aufs", ".wh..wh.orph"] {
+        assert!(find(&mut tree, name).is_none(), "{name}");
+    }
 }
 
 /// An entry whose 100-byte name field holds `name` as it is: what crate `tar` would not write.
@@ -216,6 +219,30 @@ fn raw(name: &[u8], kind: u8, size: &[u8], data: &[u8]) -> Vec<u8> {
     let mut bytes = [header.as_bytes(), data].concat();
     bytes.resize(bytes.len().next_multiple_of(512), 0);
     bytes
+}
+
+/// What Go's `archive/tar` makes of them.
+#[test]
+fn ambiguous_names_are_as_go_reads_them() {
+    let mut old_go = raw(b"name", b'0', b"00000000000", b"");
+    old_go[345..358].copy_from_slice(b"prefix/of/go\0");
+    let mut header = tar::Header::new_old();
+    header.as_mut_bytes().copy_from_slice(&old_go);
+    header.set_cksum();
+    let archive = [
+        Tar::new().pax(&[("path", b"of-pax")]).finish()[..1024].to_vec(),
+        raw(b"././@LongLink", b'L', b"00000000012", b"of-gnu\0xyz"),
+        raw(b"both", b'0', b"00000000000", b""),
+        raw(b"././@LongLink", b'L', b"00000000001", b"\0"),
+        raw(b"short", b'0', b"00000000000", b""),
+        header.as_bytes().to_vec(),
+    ];
+    let mut tree = tree(&archive.concat()).unwrap();
+    for (path, is_there) in
+        [("of-gnu", true), ("of-pax", false), ("both", false), ("short", true), ("prefix/of/go/name", true)]
+    {
+        assert_eq!(find(&mut tree, path).is_some(), is_there, "{path}");
+    }
 }
 
 #[test]
@@ -269,8 +296,8 @@ fn hostile_and_broken_archives_are_refused_by_name() {
         ),
         (
             "whiteout as parent",
-            Tar::new().file(".wh.d/x", 0, b"").finish(),
-            &[".wh.d/x", "name of a whiteout"],
+            Tar::new().file(".wh.d/.wh..wh..opq", 0, b"").finish(),
+            &[".wh.d/.wh..wh..opq", "name of a whiteout"],
         ),
         ("link without target", file().hard_link("h", "no").finish(), &["\"h\"", "\"no\"", "does not have"]),
         (

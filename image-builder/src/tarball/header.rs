@@ -52,9 +52,19 @@ impl Header {
         let prefix = match self.format() {
             Format::Ustar => until_nul(&self.0[345..500]),
             Format::Star => until_nul(&self.0[345..476]),
-            Format::V7 | Format::Gnu => b"",
+            Format::Gnu => self.gos_prefix(),
+            Format::V7 => b"",
         };
         if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
+    }
+
+    /// Before 1.8, Go wrote a prefix into GNU headers too, over the access and change times there: as its reader does since,
+    /// it is taken for one where the times make no sense (golang.org/issue/12594).
+    fn gos_prefix(&self) -> &[u8] {
+        let is_time = |field: &[u8]| field[0] == 0 || number(field).is_some();
+        let prefix = until_nul(&self.0[345..500]);
+        let is_none = is_time(&self.0[345..357]) && is_time(&self.0[357..369]) || !prefix.is_ascii();
+        if is_none { b"" } else { prefix }
     }
 
     /// Target of a hard or symbolic link.

@@ -131,14 +131,15 @@ impl<'a, R: BufRead> Reader<'a, R> {
                     self.extension(&header).and_then(|d| pax::check_global(&d)).with_context(name)?;
                     extended = false;
                 }
-                b'L' => long_name = Some(cut_nul(self.extension(&header).with_context(name)?)),
-                b'K' => long_link = Some(cut_nul(self.extension(&header).with_context(name)?)),
+                b'L' => long_name = long(self.extension(&header).with_context(name)?),
+                b'K' => long_link = long(self.extension(&header).with_context(name)?),
                 _ => {
                     let sparse_name = pax.sparse.as_mut().and_then(|sparse| sparse.name.take());
-                    let path = sparse_name.or(pax.path.take()).or(long_name);
+                    // Where GNU's and PAX's are both there, Go's reader takes GNU's.
+                    let path = sparse_name.or(long_name).or(pax.path.take());
                     let path = path.unwrap_or_else(|| header.path());
                     let shown = quoted(&path);
-                    let link = pax.linkpath.take().or(long_link);
+                    let link = long_link.or(pax.linkpath.take());
                     let entry = self.entry(&header, path, link, pax);
                     return entry.map(Some).with_context(|| format!("tar entry {shown}"));
                 }
@@ -358,10 +359,8 @@ fn device(header: &Header) -> Result<(u32, u32)> {
     Ok((u32::try_from(major)?, u32::try_from(minor)?))
 }
 
-/// GNU's long names end with a NUL.
-fn cut_nul(mut name: Vec<u8>) -> Vec<u8> {
-    if name.last() == Some(&0) {
-        name.pop();
-    }
-    name
+/// GNU's long names end with a NUL, whatever follows it; an empty one is none.
+fn long(mut name: Vec<u8>) -> Option<Vec<u8>> {
+    name.truncate(name.iter().position(|&b| b == 0).unwrap_or(name.len()));
+    (!name.is_empty()).then_some(name)
 }
