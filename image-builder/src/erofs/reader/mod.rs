@@ -60,6 +60,9 @@ impl<D: ReadAt> Reader<D> {
         if superblock.meta_block >= superblock.blocks {
             bail!("its inodes start in block {} of {}", superblock.meta_block, superblock.blocks);
         }
+        // What bounds a walk counts on it.
+        disk.read_exact_at(&mut [0], superblock.length() - 1)
+            .context("the disk is shorter than its filesystem")?;
         Ok(Self { disk: Cached::new(disk, superblock.length()), superblock })
     }
 
