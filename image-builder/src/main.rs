@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("image-builder: {error:#}");
+            cli::say(&format!("image-builder: {error:#}"));
             ExitCode::FAILURE
         }
     }

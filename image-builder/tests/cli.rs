@@ -113,6 +113,16 @@ fn a_reader_that_goes_away_ends_the_program_in_silence() {
     }
 }
 
+/// A panic would end it with SIGABRT.
+#[test]
+fn what_nobody_reads_on_stderr_is_no_panic() {
+    let dir = fixture();
+    let (reader, writer) = pipe().unwrap();
+    drop(reader);
+    let status = program(dir.path(), &["inspect", "nothing"]).stderr(writer).status().unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
 #[test]
 fn exports_are_folders_and_plain_archives() {
     let dir = fixture();

@@ -64,6 +64,16 @@ fn all(failed: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// A line on stderr.
+pub fn say(line: &str) {
+    put(&format!("{line}\n"));
+}
+
+/// Text on stderr. If nobody reads it, there is nobody to tell; `eprintln!` would panic.
+fn put(text: &str) {
+    drop(io::stderr().write_all(text.as_bytes()));
+}
+
 /// A line on stdout.
 pub fn print(line: &str) -> Result<()> {
     Stdout.write_all(format!("{line}\n").as_bytes()).context("cannot write to stdout")

@@ -1,7 +1,7 @@
 //! How far the layers are, on stderr: bars on a terminal, a line for each layer that is done elsewhere, or JSON lines.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use image_builder::image::Layer;
@@ -9,6 +9,7 @@ use image_builder::store::Event;
 use serde_json::{Value, json};
 
 use super::human::bytes;
+use super::{put, say};
 
 /// Time between two pictures on a terminal.
 const REFRESH: Duration = Duration::from_millis(100);
@@ -140,15 +141,6 @@ fn up(lines: usize) -> String {
     if lines == 0 { String::new() } else { format!("\x1b[{lines}F\x1b[J") }
 }
 
-fn say(line: &str) {
-    put(&format!("{line}\n"));
-}
-
 fn say_json(line: &Value) {
     say(&line.to_string());
-}
-
-/// If stderr is closed, there is nobody to tell.
-fn put(text: &str) {
-    drop(std::io::stderr().write_all(text.as_bytes()));
 }

@@ -68,7 +68,7 @@ fn show(common: &Common, removed: &Removed) -> Result<()> {
         super::print(&format!("Deleted: {id}"))?;
     }
     for id in &removed.held {
-        eprintln!("layer {id} is in use: `image-builder prune` removes it later");
+        super::say(&format!("layer {id} is in use: `image-builder prune` removes it later"));
     }
     Ok(())
 }

@@ -55,7 +55,7 @@ impl Archive {
         let file = if is_in_place(&mut file)? {
             file
         } else {
-            spool(decompress(BufReader::new(file))?.1, dir, max)?
+            spool(decompress(BufReader::new(file)).context("cannot read the archive")?.1, dir, max)?
         };
         let file = Arc::new(file);
         let members = members(&file).context("not an image archive, or a damaged one")?;
