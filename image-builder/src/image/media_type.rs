@@ -41,9 +41,11 @@ pub fn check_layer(media_type: &str) -> Result<()> {
         Some(bare) => (bare, true),
         None => (media_type, false),
     };
+    // For messages: what a manifest says must not command a terminal.
+    let shown = media_type.escape_debug();
     match bare {
         _ if encrypted => bail!(
-            "it is encrypted ({media_type}), which is not supported; decrypt the image first: skopeo copy --decryption-key"
+            "it is encrypted ({shown}), which is not supported; decrypt the image first: skopeo copy --decryption-key"
         ),
         "application/vnd.oci.image.layer.v1.tar"
         | "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -54,9 +56,7 @@ pub fn check_layer(media_type: &str) -> Result<()> {
         _ if bare.starts_with("application/vnd.oci.image.layer.nondistributable.")
             || bare.starts_with("application/vnd.docker.image.rootfs.foreign.") =>
         {
-            bail!(
-                "it is a foreign layer ({media_type}), whose content is not part of the image: not supported"
-            )
+            bail!("it is a foreign layer ({shown}), whose content is not part of the image: not supported")
         }
         _ => bail!("media type {media_type:?} is not supported"),
     }

@@ -113,7 +113,8 @@ impl Image {
     ) -> Result<Self> {
         let config: ImageConfiguration = from_slice(&config_json).context("the config is malformed")?;
         if !platform.accepts_config(&config) {
-            bail!("it is for {}/{}, and {platform} is wanted", config.os(), config.architecture());
+            let found = platform::shown(config.os(), config.architecture(), None);
+            bail!("it is for {found}, and {platform} is wanted");
         }
         let (diff_ids, count) = (config.rootfs().diff_ids(), parts.len());
         if diff_ids.len() != count {

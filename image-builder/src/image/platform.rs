@@ -52,6 +52,12 @@ impl Platform {
     }
 }
 
+/// `linux/arm64/v8`, for messages: what an image says must not command a terminal.
+pub fn shown(os: &Os, architecture: &Arch, variant: Option<&str>) -> String {
+    let variant = variant.map_or(String::new(), |variant| format!("/{variant}"));
+    format!("{os}/{architecture}{variant}").escape_debug().to_string()
+}
+
 /// A variant as a number that grows with what the CPU can do; without one, the architecture's usual version is meant.
 fn version(architecture: &Arch, variant: Option<&str>) -> Option<u32> {
     let usual = match architecture {

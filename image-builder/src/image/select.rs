@@ -8,7 +8,7 @@ use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, Os};
 use super::content::{self, Content, read_json};
 use super::document::{read_index, read_manifest};
 use super::media_type;
-use super::platform::Platform;
+use super::platform::{self, Platform};
 use crate::digest::Digest;
 use crate::source::Name;
 
@@ -238,8 +238,7 @@ fn names(it: &Descriptor) -> Vec<String> {
 
 fn describe(it: &Descriptor, names: &[String]) -> String {
     let platform = it.platform().as_ref().map_or(String::new(), |p| {
-        let variant = p.variant().as_deref().map_or(String::new(), |variant| format!("/{variant}"));
-        format!(" ({}/{}{variant})", p.os(), p.architecture())
+        format!(" ({})", platform::shown(p.os(), p.architecture(), p.variant().as_deref()))
     });
     let names: String = names.iter().map(|name| format!("{name:?} ")).collect();
     format!("{names}{}{platform}", it.digest())

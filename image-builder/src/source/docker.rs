@@ -1,6 +1,8 @@
 //! What `docker save` writes (moby, image/spec/v1.2.md, "Combined Image JSON + Filesystem Changeset Format"): `manifest.json`
 //! names the config and the layers of each image. Layers are tar streams that docker leaves plain and others compress.
 
+use std::fmt;
+
 use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::image::ImageConfiguration;
 use serde::Deserialize;
@@ -86,11 +88,12 @@ fn list<'a>(entries: impl Iterator<Item = &'a Entry>) -> String {
     entries.map(Entry::to_string).collect::<Vec<_>>().join(", ")
 }
 
-impl std::fmt::Display for Entry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+/// For messages: what an archive says must not command a terminal.
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.tags() {
-            [] => f.write_str(&self.config),
-            tags => f.write_str(&tags.join(", ")),
+            [] => self.config.escape_debug().fmt(f),
+            tags => tags.join(", ").escape_debug().fmt(f),
         }
     }
 }
@@ -118,7 +121,8 @@ impl Entry {
         let config = read(files, &self.config)?;
         let found = Digest::of(&config);
         if let Some(expected) = digest_in(&self.config).filter(|&expected| expected != found) {
-            bail!("config {} is damaged: expected {expected}, found {found}", self.config);
+            let name = self.config.escape_debug();
+            bail!("config {name} is damaged: expected {expected}, found {found}");
         }
         let layers = self.layers.as_deref().unwrap_or_default();
         Image::assemble(config, None, platform, layers, |name, diff_id| {
@@ -136,5 +140,6 @@ fn digest_in(name: &str) -> Option<Digest> {
 }
 
 fn read(files: &dyn Files, name: &str) -> Result<Vec<u8>> {
-    read_bounded(files.open(name)?, name).with_context(|| format!("cannot read {name}"))
+    let shown = name.escape_debug().to_string();
+    read_bounded(files.open(name)?, &shown).with_context(|| format!("cannot read {shown}"))
 }

@@ -177,7 +177,11 @@ fn several_images_are_told_apart() {
     let tar = file(file(Tar::new(), "a.json", a.as_bytes()), "b.json", b.as_bytes());
     // One for another platform is in nobody's way.
     let tar = file(tar, "c.json", a.replace("amd64", "arm64").as_bytes());
-    let both = manifest(&[("a.json", &["x:1", "x:2"], &[]), ("b.json", &[], &[]), ("c.json", &["y:1"], &[])]);
+    let both = manifest(&[
+        ("a.json", &["x:1", "x:2"], &[]),
+        ("b.json", &[], &[]),
+        ("c.json", &["y:1", "\u{1b}c"], &[]),
+    ]);
     let saved = Saved::new(&file(tar, "manifest.json", both.to_string().as_bytes()).finish());
     assert!(
         saved
@@ -193,6 +197,11 @@ fn several_images_are_told_apart() {
         (vec!["docker.io/library/x:1".into(), "docker.io/library/x:2".into()], Digest::of(a.as_bytes()))
     );
     assert_eq!((names(1), all[1].1.id(), all.len()), (vec![], id, 2));
+    assert!(
+        saved.error(":z").ends_with(r"there are: x:1, x:2, b.json, y:1, \u{1b}c"),
+        "{}",
+        saved.error(":z")
+    );
     assert!(saved.error(":y:1").contains("it is for linux/arm64, and linux/amd64 is wanted"));
 }
 

@@ -177,3 +177,27 @@ fn an_index_of_millions_ends() {
     set_index(&dir, &serde_json::from_str(&wide(&middle)).unwrap());
     assert!(error(name(&dir)).contains("more than 10000 manifests in the indexes"));
 }
+
+#[test]
+fn a_hostile_image_does_not_command_the_terminal() {
+    let dir = empty();
+    let hostile = "\u{1b}[2J/\u{1b}c";
+    let media_type = format!("application/vnd.oci.image.layer.nondistributable.{hostile}");
+    let config = r#"{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":["x"]}}"#;
+    let layer = put(&dir, "", &media_type);
+    let config = put(
+        &dir,
+        &config.replace("\"x\"", &layer["digest"].to_string()),
+        "application/vnd.oci.image.config.v1+json",
+    );
+    let foreign = json!({ "schemaVersion": 2, "config": config, "layers": [layer] });
+    for manifest in [
+        on(image(&dir, "linux/amd64", ""), hostile),
+        image(&dir, hostile, ""),
+        put(&dir, &foreign.to_string(), MANIFEST),
+    ] {
+        set_index(&dir, &json!({ "schemaVersion": 2, "manifests": [manifest] }));
+        let message = error(name(&dir));
+        assert!(message.contains(r"\u{1b}[2J/\u{1b}c") && !message.contains(char::is_control), "{message:?}");
+    }
+}
