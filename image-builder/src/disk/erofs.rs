@@ -24,6 +24,10 @@ impl Filesystem for Erofs {
         self.0.superblock().uuid
     }
 
+    fn length(&self) -> u64 {
+        self.0.superblock().length()
+    }
+
     fn root(&self) -> u64 {
         u64::from(self.0.superblock().root_nid)
     }

@@ -108,6 +108,8 @@ pub struct Extent {
 pub trait Filesystem {
     /// The filesystem's UUID.
     fn uuid(&self) -> [u8; 16];
+    /// The filesystem's length, in bytes; the disk has as many.
+    fn length(&self) -> u64;
     /// Number of the root directory.
     fn root(&self) -> u64;
     /// The inode with that number.

@@ -65,7 +65,11 @@ impl Ext4 {
         } else {
             csum::fs_seed(&sb.uuid)
         };
-        Ok(Self { source, block: sb.block_size(), groups: sb.group_count(), seed, superblock: sb })
+        let fs = Self { source, block: sb.block_size(), groups: sb.group_count(), seed, superblock: sb };
+        fs.source
+            .read_exact_at(&mut [0], fs.length() - 1)
+            .context("the disk is shorter than its filesystem")?;
+        Ok(fs)
     }
 
     /// Length of the filesystem, in bytes.
@@ -157,6 +161,10 @@ impl Ext4 {
 impl Filesystem for Ext4 {
     fn uuid(&self) -> [u8; 16] {
         self.superblock.uuid
+    }
+
+    fn length(&self) -> u64 {
+        self.length()
     }
 
     fn root(&self) -> u64 {
