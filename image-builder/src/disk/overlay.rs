@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::walk::join;
+use super::walk::{TOO_MANY, join, most_names};
 use super::{Disk, Inode, Kind};
 use crate::tarball::quoted;
 
@@ -87,13 +87,14 @@ impl<'a> Overlay<'a> {
         let upper = scratch.find(UPPER, false).context("it is no scratch disk")?;
         let mut seen = HashSet::new();
         let root = Directory { path: Vec::new(), upper, opaque: false, lower: self.roots()? };
+        let mut names = most_names(scratch);
         let mut pending = vec![(None, Some(root))];
         while let Some((change, directory)) = pending.pop() {
             change.map_or(Ok(()), &mut *report)?;
             let Some(directory) = directory else { continue };
             let shown = || format!("directory {}", quoted(&rooted(&directory.path)));
             ensure!(seen.insert(directory.upper.number), "{} has two names", shown());
-            let below = self.compare(scratch, &directory).with_context(shown)?;
+            let below = self.compare(scratch, &directory, &mut names).with_context(shown)?;
             pending.extend(below.into_iter().rev().map(|(change, directory)| (Some(change), directory)));
         }
         Ok(())
@@ -104,14 +105,22 @@ impl<'a> Overlay<'a> {
         numbered.map(|(number, layer)| Ok((number, layer.root()?))).collect()
     }
 
-    /// The changes in one directory, each with the directory in the upper layer that it is about, if there is one.
-    fn compare(&self, scratch: &Disk, directory: &Directory) -> Result<Vec<(Change, Option<Directory>)>> {
+    /// The changes in one directory, each with the directory in the upper layer that it is about, if there is one. Upper
+    /// names are taken from the `left` ones.
+    fn compare(
+        &self,
+        scratch: &Disk,
+        directory: &Directory,
+        left: &mut u64,
+    ) -> Result<Vec<(Change, Option<Directory>)>> {
         let mut lower = self.merge(&directory.lower)?;
         let mut names: BTreeMap<Vec<u8>, Option<Inode>> = BTreeMap::new();
         if directory.opaque {
             names.extend(lower.keys().map(|name| (name.clone(), None)));
         }
-        for entry in scratch.entries(&directory.upper)? {
+        let entries = scratch.entries(&directory.upper)?;
+        *left = left.checked_sub(entries.len() as u64).context(TOO_MANY)?;
+        for entry in entries {
             names.insert(entry.name, Some(scratch.inode(entry.number)?));
         }
         let mut changes = Vec::new();

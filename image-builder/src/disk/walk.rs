@@ -13,15 +13,19 @@ const MAX_PATH: usize = 64 << 10;
 /// Bound of the memory for names that wait, in bytes: what a layer's tree may take.
 const MAX_HELD: usize = crate::erofs::tree::MAX_METADATA;
 
-/// Bytes that a name takes on a disk, at least: as ext4 has it.
-const LEAST_ENTRY: u64 = 12;
-
 /// About what a name takes while it waits.
 fn cost(path: &[u8]) -> usize {
     path.len() + size_of::<(Vec<u8>, Inode)>()
 }
 
-const TOO_MANY: &str = "more names than the disk can have: the filesystem is damaged";
+/// Names that there is room for on `disk`, each in at least 12 bytes, as on ext4. A bound where directories have blocks in
+/// common, on a disk made to harm.
+pub fn most_names(disk: &Disk) -> u64 {
+    disk.length() / 12
+}
+
+/// What is said of more.
+pub const TOO_MANY: &str = "more names than the disk can have: the filesystem is damaged";
 
 impl Disk {
     /// Calls `visit` for all that is below `directory`: parents before what is in them, names in the order of their bytes. Paths
@@ -36,8 +40,7 @@ impl Disk {
     ) -> Result<()> {
         // Each directory once: so no cycle, and nothing exponential.
         let mut seen = HashSet::from([directory.number]);
-        // But on a disk made to harm, directories have blocks in common.
-        let mut names = self.length() / LEAST_ENTRY;
+        let mut names = most_names(self);
         let mut pending = vec![(Vec::new(), *directory)];
         let mut held = 0;
         while let Some((path, inode)) = pending.pop() {
