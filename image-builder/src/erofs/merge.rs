@@ -27,7 +27,7 @@ use std::io::{Seek, Write};
 use anyhow::{Context, Result, bail};
 
 use super::output::Output;
-use super::reader::{Guard, Inode, Kind, ReadAt, Reader};
+use super::reader::{FileType, Guard, Inode, Kind, ReadAt, Reader};
 use super::superblock::Superblock;
 use super::tree::{Attributes, Body, Dir, INODE_COST, Id, ROOT, Tree};
 use super::{BLOCK, Summary, WriteOptions, image, path, xattr};
@@ -161,6 +161,15 @@ struct Task {
 
 impl<D: ReadAt> Layer<'_, D> {
     fn apply(mut self) -> Result<()> {
+        // First, for they are about the layers below alone, wherever in this one they stand: with `d -> /c` below, `d/x` is
+        // not what `c/.wh.x` means.
+        for Hidden { dir, name } in self.hidden()? {
+            let children = &mut self.tree.dir(dir)?.children;
+            match name {
+                Some(name) => drop(children.remove(&name)),
+                None => children.clear(),
+            }
+        }
         let root = self.reader.root()?;
         let mut marks = Marks::of(self.reader.xattrs(&root)?);
         marks.implied &= !self.lowest;
@@ -180,13 +189,43 @@ impl<D: ReadAt> Layer<'_, D> {
         Ok(())
     }
 
+    /// What the layer's whiteouts name in the tree below it, and the directories in there that it makes opaque.
+    fn hidden(&mut self) -> Result<Vec<Hidden>> {
+        let mut hidden = Vec::new();
+        let mut guard = Guard::new(self.reader.superblock());
+        let root = self.reader.root()?;
+        let parent = root.nid;
+        let mut tasks = vec![Task { dir: ROOT, inode: root, parent }];
+        while let Some(task) = tasks.pop() {
+            if Marks::of(self.reader.xattrs(&task.inode)?).opaque {
+                hidden.push(Hidden { dir: task.dir, name: None });
+                continue;
+            }
+            for entry in guard.enter(self.reader, &task.inode, task.parent)? {
+                if !matches!(entry.file_type, FileType::Directory | FileType::CharDevice) {
+                    continue;
+                }
+                let inode = self.reader.child(&entry)?;
+                if inode.kind.is_whiteout() {
+                    hidden.push(Hidden { dir: task.dir, name: Some(entry.name) });
+                } else if inode.kind == Kind::Dir {
+                    let implied = Marks::of(self.reader.xattrs(&inode)?).implied;
+                    let below = self.existing(task.dir, &entry.name, implied.then_some(Missing::None));
+                    if let Some(dir) = below.with_context(|| quoted(&entry.name))? {
+                        tasks.push(Task { dir, inode, parent: task.inode.nid });
+                    }
+                }
+            }
+        }
+        Ok(hidden)
+    }
+
     /// Applies one entry of `dir`. Gives the directory that it is.
     fn entry(&mut self, dir: Id, name: &[u8], inode: &Inode) -> Result<Option<Id>> {
         if inode.kind == Kind::Dir {
             return self.directory(dir, name, inode).map(Some);
         }
         if inode.kind.is_whiteout() {
-            self.tree.dir(dir)?.children.remove(name);
             return Ok(None);
         }
         if let Some(&id) = self.links.get(&inode.nid) {
@@ -206,7 +245,9 @@ impl<D: ReadAt> Layer<'_, D> {
     /// Applies the directory itself; gives the one that its entries go to.
     fn directory(&mut self, parent: Id, name: &[u8], inode: &Inode) -> Result<Id> {
         let marks = Marks::of(self.reader.xattrs(inode)?);
-        let Some(dir) = self.existing(parent, name, marks.implied.then_some(inode.attributes))? else {
+        let Some(dir) =
+            self.existing(parent, name, marks.implied.then_some(Missing::Make(inode.attributes)))?
+        else {
             self.tree.dir(parent)?.children.remove(name);
             let body = Body::Dir(Dir::default());
             let xattrs = xattr::encode_all(&marks.xattrs, &body)?;
@@ -217,13 +258,13 @@ impl<D: ReadAt> Layer<'_, D> {
     }
 
     /// The directory that is at `name` already. One that is `implied` may be behind a symbolic link.
-    fn existing(&mut self, parent: Id, name: &[u8], implied: Option<Attributes>) -> Result<Option<Id>> {
+    fn existing(&mut self, parent: Id, name: &[u8], implied: Option<Missing>) -> Result<Option<Id>> {
         let Some(id) = self.tree.child(parent, name) else { return Ok(None) };
         match (&self.tree.get(id).body, implied) {
             (Body::Dir(_), _) => Ok(Some(id)),
-            (Body::Symlink(target), Some(implied)) => {
+            (Body::Symlink(target), Some(missing)) => {
                 let target = target.clone();
-                resolve(self.tree, parent, &target, implied)
+                resolve(self.tree, parent, &target, missing)
             }
             _ => Ok(None),
         }
@@ -231,9 +272,6 @@ impl<D: ReadAt> Layer<'_, D> {
 
     /// Does to a directory that is there what the layer says of it.
     fn describe(&mut self, id: Id, inode: &Inode, marks: &Marks) -> Result<()> {
-        if marks.opaque {
-            self.tree.dir(id)?.children.clear();
-        }
         if !marks.implied {
             let xattrs = xattr::encode_all(&marks.xattrs, &self.tree.get(id).body)?;
             self.tree.charge(xattrs.len())?;
@@ -262,6 +300,13 @@ impl<D: ReadAt> Layer<'_, D> {
     }
 }
 
+/// What a layer takes from those below it.
+struct Hidden {
+    dir: Id,
+    /// None: all that is in it.
+    name: Option<Box<[u8]>>,
+}
+
 /// What a directory's xattrs say to whoever stacks layers.
 struct Marks {
     opaque: bool,
@@ -278,9 +323,18 @@ impl Marks {
     }
 }
 
-/// The directory that a symbolic link in `dir` leads to; the root is above itself, as in a chroot. What is not there is made:
-/// `var/run/x` above `var/run -> /run` is `/run/x`, even if no layer has `/run`. None where something else is in the way.
-fn resolve(tree: &mut Tree, mut dir: Id, target: &[u8], implied: Attributes) -> Result<Option<Id>> {
+/// What is to be done about directories that a symbolic link leads to and that are not there.
+#[derive(Clone, Copy)]
+enum Missing {
+    /// Then there is none.
+    None,
+    /// `var/run/x` above `var/run -> /run` is `/run/x`, even if no layer has `/run`.
+    Make(Attributes),
+}
+
+/// The directory that a symbolic link in `dir` leads to; the root is above itself, as in a chroot. None where something else
+/// is in the way.
+fn resolve(tree: &mut Tree, mut dir: Id, target: &[u8], missing: Missing) -> Result<Option<Id>> {
     let mut names = Vec::new();
     enter(target, &mut dir, &mut names);
     let mut followed = 1;
@@ -290,6 +344,7 @@ fn resolve(tree: &mut Tree, mut dir: Id, target: &[u8], implied: Attributes) -> 
             continue;
         }
         let Some(id) = tree.child(dir, &name) else {
+            let Missing::Make(implied) = missing else { return Ok(None) };
             path::check(&name)?;
             dir = tree.put(dir, &name, implied, Vec::new(), Body::Dir(Dir::default()))?;
             continue;

@@ -288,6 +288,31 @@ fn implied_directories_leave_what_is_there() {
 }
 
 #[test]
+fn whiteouts_are_about_lower_layers_alone() {
+    let lower = || {
+        let tar = Tar::new().symlink("d", "/c").symlink("a", "/z").symlink("gone", "/c");
+        tar.file("c/b", 0o644, b"below").file("z/b", 0o644, b"below").file("z/c", 0o644, b"below")
+    };
+    // Of each pair one comes before the other, whatever the order of a walk.
+    let upper = Tar::new()
+        .whiteout("c/b")
+        .file("d/b", 0o644, b"above")
+        .whiteout("z/b")
+        .file("a/b", 0o644, b"above")
+        .file("a/new", 0o644, b"above")
+        .file("z/.wh..wh..opq", 0, b"")
+        .whiteout("gone");
+    let through = Tar::new().whiteout("c").whiteout("d/b").whiteout("a/b").whiteout("z/c");
+    let both = seen(&merged(&[disk(lower(), 1), disk(upper, 2)]).unwrap());
+    for path in ["c/b", "z/b", "z/new"] {
+        assert_eq!(both.get(path).map(|seen| seen.3.as_str()), Some("above"), "{path}");
+    }
+    assert!(!both.contains_key("z/c") && !both.contains_key("gone"));
+    let through = seen(&merged(&[disk(lower(), 1), disk(through, 2)]).unwrap());
+    assert!(!through.contains_key("z/b") && !through.contains_key("z/c"), "{:?}", through.keys());
+}
+
+#[test]
 fn repeated_layers_stand_on_the_disk_once() {
     let file = |name: &str, length| Tar::new().file(name, 0o644, &vec![b'x'; length]);
     let layers =
