@@ -27,6 +27,7 @@ pub fn stacks() -> Vec<Stack> {
             touched: &["c", "d/sub", "d/sub/sub"],
             ..stack("whiteouts_after", vec![full(), whiteouts_after()])
         },
+        Stack { touched: &["a", "a/sub"], ..stack("whiteouts_implied", vec![full(), implied()]) },
         stack("whiteouts_undone", vec![full(), whiteouts(), full(), whiteouts_after(), full()]),
         stack("opaque", vec![full(), opaque(true)]),
         Stack { touched: &["a/sub"], ..stack("opaque_after", vec![full(), opaque(false)]) },
@@ -126,6 +127,11 @@ fn whiteouts_after() -> Tar {
         .whiteout("d/sub")
         .symlink("d/symlink", "above")
         .whiteout("d/symlink")
+}
+
+/// A directory that is deleted and comes back without an entry: nothing of the lower one is left, so this overlayfs can.
+fn implied() -> Tar {
+    root().dir("a", 0o755).whiteout("a/sub").file("a/sub/new", 0o600, b"above")
 }
 
 fn opaque(first: bool) -> Tar {

@@ -242,7 +242,7 @@ impl<'a> Image<'a> {
         let inode = self.tree.get(id);
         let mut entries = inode.xattrs.clone();
         if let Body::Dir(dir) = &inode.body {
-            let (opaque, implied) = (dir.opaque, dir.implied);
+            let (opaque, implied) = (dir.opaque, dir.implied && !dir.anew);
             Marks { opaque, implied, whiteouts: self.places[id].whiteouts }.encode(&mut entries)?;
         }
         Ok(xattr::with_header(&entries))

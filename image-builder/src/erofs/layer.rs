@@ -5,7 +5,7 @@
 //! | in the archive | on the disk |
 //! |---|---|
 //! | `.wh.NAME` | character device 0:0 called NAME, and an empty `trusted.overlay.origin` on its directory, without which overlayfs lists the whiteouts of a directory that only one layer has |
-//! | `.wh.NAME` beside NAME | NAME alone; a directory is made opaque |
+//! | `.wh.NAME` beside NAME | NAME alone; a directory is made opaque, and is 0755, root's, if it has no entry |
 //! | `.wh..wh..opq` | `trusted.overlay.opaque=y` on its directory |
 //! | other `.wh..wh.` names | nothing: they are aufs's own; but hard links to files in `.wh..wh.plnk` are made |
 //! | `trusted.overlay.*` xattrs | nothing: they would speak to our overlayfs, not to the container |

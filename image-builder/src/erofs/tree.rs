@@ -68,6 +68,8 @@ pub struct Dir {
     pub opaque: bool,
     /// No entry describes it: it is there for what is in it, and has no attributes of its own.
     pub implied: bool,
+    /// The lower layers' is deleted, its attributes as well; goes with `opaque`.
+    pub anew: bool,
     /// The directory that it is in; the root's is the root.
     pub parent: Id,
 }
@@ -276,7 +278,7 @@ impl Tree {
     pub fn white_out(&mut self, parents: &[&[u8]], name: &[u8]) -> Result<()> {
         let parent = self.make_dirs(parents)?;
         match self.child(parent, name).map(|id| &mut self.inodes[id].body) {
-            Some(Body::Dir(dir)) => dir.opaque = true,
+            Some(Body::Dir(dir)) => (dir.opaque, dir.anew) = (true, true),
             Some(_) => {}
             None => self.put(parent, name, WHITEOUT, Vec::new(), Body::Whiteout).map(drop)?,
         }
@@ -293,7 +295,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Puts an inode at `name` in the directory `parent`. A directory in the place of something else is made opaque.
+    /// Puts an inode at `name` in the directory `parent`. A directory in the place of something else is made opaque, and anew.
     ///
     /// # Errors
     /// As [`Tree::insert`].
@@ -316,7 +318,7 @@ impl Tree {
         // Where the layer had something else first, or a whiteout, the lower layers' directory is gone: a new one
         // must not be merged with it.
         if let (Some(_), Body::Dir(dir)) = (before, &mut self.inodes[id].body) {
-            dir.opaque = true;
+            (dir.opaque, dir.anew) = (true, true);
         }
         Ok(id)
     }

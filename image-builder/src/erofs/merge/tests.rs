@@ -312,6 +312,35 @@ fn whiteouts_are_about_lower_layers_alone() {
     assert!(!through.contains_key("z/b") && !through.contains_key("z/c"), "{:?}", through.keys());
 }
 
+/// With the directory go its attributes, as in umoci; there only if the whiteout comes first, here in either order. An opaque
+/// mark takes only what is in it.
+#[test]
+fn a_directory_that_is_deleted_comes_back_as_a_new_one() {
+    let lower = ["before", "after", "opaque"].into_iter().fold(Tar::new(), |tar, name| {
+        tar.pax(&[("SCHILY.xattr.user.a", b"b"), ("mtime", b"1")]).dir(name, 0o1777).file(
+            &format!("{name}/old"),
+            0o644,
+            b"",
+        )
+    });
+    let upper = Tar::new()
+        .whiteout("before")
+        .pax(&[("mtime", b"7")])
+        .file("before/new", 0o644, b"")
+        .file("after/new", 0o644, b"")
+        .whiteout("after")
+        .file("opaque/.wh..wh..opq", 0, b"")
+        .file("opaque/new", 0o644, b"");
+    let seen = seen(&merged(&[disk(lower, 1), disk(upper, 2)]).unwrap());
+    for (name, attributes) in
+        [("before", (0o755, 7, 0)), ("after", (0o755, 7, 0)), ("opaque", (0o1777, 1, 1))]
+    {
+        let dir = &seen[name];
+        assert_eq!((dir.0, dir.1, dir.2.len()), attributes, "{name}");
+        assert!(seen.contains_key(&format!("{name}/new")) && !seen.contains_key(&format!("{name}/old")));
+    }
+}
+
 #[test]
 fn repeated_layers_stand_on_the_disk_once() {
     let file = |name: &str, length| Tar::new().file(name, 0o644, &vec![b'x'; length]);
