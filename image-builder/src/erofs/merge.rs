@@ -17,12 +17,14 @@
 //! the upper one's attributes and xattrs; whiteouts and opaque directories hide what is below, and are gone then. Hard
 //! links hold within a layer, and are recounted. In one thing it does better than overlayfs: a directory that a layer
 //! only implies ([`super::layer`]) changes nothing of one that is there, and where a symbolic link to a directory stands in its
-//! place, it is followed, as by those who unpack, and what it leads to is made where it is missing.
+//! place, it is followed, as by those who unpack, and what it leads to is made where it is missing. One that is implied by
+//! whiteouts and opaque marks alone is not made at all.
 //!
 //! The same layers give the same bytes.
 
 use std::collections::HashMap;
 use std::io::{Seek, Write};
+use std::mem;
 
 use anyhow::{Context, Result, bail};
 
@@ -133,7 +135,14 @@ pub fn merge<D: ReadAt>(
     let mut tree = Tree::default();
     tree.dir(ROOT)?.implied = false;
     for (number, (reader, &start)) in layers.iter().zip(&layout.starts).enumerate() {
-        let layer = Layer { tree: &mut tree, reader, start, links: HashMap::new(), lowest: number == 0 };
+        let layer = Layer {
+            tree: &mut tree,
+            reader,
+            start,
+            links: HashMap::new(),
+            made: Vec::new(),
+            lowest: number == 0,
+        };
         layer.apply().with_context(|| format!("layer {} of {}", number + 1, layers.len()))?;
     }
     image::finish_before(&tree, Output::new(out, WriteOptions::MAX_SIZE)?, uuid, label, layout.blocks)
@@ -147,7 +156,17 @@ struct Layer<'a, D> {
     start: u32,
     /// Its files with several names, by nid.
     links: HashMap<u64, Id>,
+    /// The directories that were made because it implies them, parents first.
+    made: Vec<Made>,
     lowest: bool,
+}
+
+struct Made {
+    parent: Id,
+    name: Box<[u8]>,
+    dir: Id,
+    /// What had the name.
+    before: Option<Id>,
 }
 
 /// A directory whose entries wait to be applied.
@@ -186,7 +205,7 @@ impl<D: ReadAt> Layer<'_, D> {
                 }
             }
         }
-        Ok(())
+        self.unmake()
     }
 
     /// What the layer's whiteouts name in the tree below it, and the directories in there that it makes opaque.
@@ -248,6 +267,9 @@ impl<D: ReadAt> Layer<'_, D> {
         let Some(dir) =
             self.existing(parent, name, marks.implied.then_some(Missing::Make(inode.attributes)))?
         else {
+            if marks.implied {
+                return self.make(parent, name, inode.attributes);
+            }
             self.tree.dir(parent)?.children.remove(name);
             let body = Body::Dir(Dir::default());
             let xattrs = xattr::encode_all(&marks.xattrs, &body)?;
@@ -257,6 +279,31 @@ impl<D: ReadAt> Layer<'_, D> {
         Ok(dir)
     }
 
+    /// Makes a directory that the layer implies.
+    fn make(&mut self, parent: Id, name: &[u8], attributes: Attributes) -> Result<Id> {
+        let before = self.tree.dir(parent)?.children.remove(name);
+        let body = Body::Dir(Dir { implied: true, ..Dir::default() });
+        let dir = self.tree.put(parent, name, attributes, Vec::new(), body)?;
+        self.made.push(Made { parent, name: name.into(), dir, before });
+        Ok(dir)
+    }
+
+    /// Takes back what was made for nothing: it was there to hold whiteouts.
+    fn unmake(self) -> Result<()> {
+        for Made { parent, name, dir, before } in self.made.into_iter().rev() {
+            let made = self.tree.dir(dir)?;
+            let for_nothing = mem::take(&mut made.implied) && made.children.is_empty();
+            let children = &mut self.tree.dir(parent)?.children;
+            if for_nothing && children.get(&name) == Some(&dir) {
+                match before {
+                    Some(id) => children.insert(name, id),
+                    None => children.remove(&name),
+                };
+            }
+        }
+        Ok(())
+    }
+
     /// The directory that is at `name` already. One that is `implied` may be behind a symbolic link.
     fn existing(&mut self, parent: Id, name: &[u8], implied: Option<Missing>) -> Result<Option<Id>> {
         let Some(id) = self.tree.child(parent, name) else { return Ok(None) };
@@ -264,10 +311,39 @@ impl<D: ReadAt> Layer<'_, D> {
             (Body::Dir(_), _) => Ok(Some(id)),
             (Body::Symlink(target), Some(missing)) => {
                 let target = target.clone();
-                resolve(self.tree, parent, &target, missing)
+                self.resolve(parent, &target, missing)
             }
             _ => Ok(None),
         }
+    }
+
+    /// The directory that a symbolic link in `dir` leads to; the root is above itself, as in a chroot. None where something else
+    /// is in the way.
+    fn resolve(&mut self, mut dir: Id, target: &[u8], missing: Missing) -> Result<Option<Id>> {
+        let mut names = Vec::new();
+        enter(target, &mut dir, &mut names);
+        let mut followed = 1;
+        while let Some(name) = names.pop() {
+            if *name == *b".." {
+                dir = self.tree.dir(dir)?.parent;
+                continue;
+            }
+            let Some(id) = self.tree.child(dir, &name) else {
+                let Missing::Make(implied) = missing else { return Ok(None) };
+                path::check(&name)?;
+                dir = self.make(dir, &name, implied)?;
+                continue;
+            };
+            match &self.tree.get(id).body {
+                Body::Dir(_) => dir = id,
+                Body::Symlink(target) if followed < MOST_LINKS => {
+                    followed += 1;
+                    enter(target, &mut dir, &mut names);
+                }
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(dir))
     }
 
     /// Does to a directory that is there what the layer says of it.
@@ -275,6 +351,7 @@ impl<D: ReadAt> Layer<'_, D> {
         if !marks.implied {
             let xattrs = xattr::encode_all(&marks.xattrs, &self.tree.get(id).body)?;
             self.tree.charge(xattrs.len())?;
+            self.tree.dir(id)?.implied = false;
             let there = self.tree.get_mut(id);
             (there.attributes, there.xattrs) = (inode.attributes, xattrs);
         }
@@ -330,35 +407,6 @@ enum Missing {
     None,
     /// `var/run/x` above `var/run -> /run` is `/run/x`, even if no layer has `/run`.
     Make(Attributes),
-}
-
-/// The directory that a symbolic link in `dir` leads to; the root is above itself, as in a chroot. None where something else
-/// is in the way.
-fn resolve(tree: &mut Tree, mut dir: Id, target: &[u8], missing: Missing) -> Result<Option<Id>> {
-    let mut names = Vec::new();
-    enter(target, &mut dir, &mut names);
-    let mut followed = 1;
-    while let Some(name) = names.pop() {
-        if *name == *b".." {
-            dir = tree.dir(dir)?.parent;
-            continue;
-        }
-        let Some(id) = tree.child(dir, &name) else {
-            let Missing::Make(implied) = missing else { return Ok(None) };
-            path::check(&name)?;
-            dir = tree.put(dir, &name, implied, Vec::new(), Body::Dir(Dir::default()))?;
-            continue;
-        };
-        match &tree.get(id).body {
-            Body::Dir(_) => dir = id,
-            Body::Symlink(target) if followed < MOST_LINKS => {
-                followed += 1;
-                enter(target, &mut dir, &mut names);
-            }
-            _ => return Ok(None),
-        }
-    }
-    Ok(Some(dir))
 }
 
 /// Puts the names of a link's target before those that are still to come, the next one last.

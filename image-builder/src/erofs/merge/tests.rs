@@ -168,14 +168,15 @@ enum Model {
     },
 }
 
-/// `lower` with a layer's folder over it.
-fn over(lower: Option<Model>, layer: usize, newest: i64, folder: &Folder) -> Model {
+/// `lower` with a layer's folder over it. One that has nothing but whiteouts, and no entry, makes no directory.
+fn over(lower: Option<Model>, layer: usize, newest: i64, folder: &Folder) -> Option<Model> {
     let time = i64::try_from(layer).unwrap();
     let (mut mode, mut seconds, mut colour, mut children) = (0o755, newest, None, BTreeMap::new());
-    if let Some(Model::Dir { mode: m, time: t, colour: c, children: below }) = lower {
-        (mode, seconds, colour) = (m, t, c);
+    let mut is_there = folder.explicit;
+    if let Some(Model::Dir { mode: m, time: t, colour: c, children: below }) = &lower {
+        (mode, seconds, colour, is_there) = (*m, *t, *c, true);
         if !folder.opaque {
-            children = below;
+            children = below.clone();
         }
     }
     if folder.explicit {
@@ -185,13 +186,17 @@ fn over(lower: Option<Model>, layer: usize, newest: i64, folder: &Folder) -> Mod
         let below = children.remove(name);
         let node = match node {
             Node::Whiteout => continue,
-            Node::Link => Model::Link(layer),
-            Node::File { id, mode } => Model::File(layer, *id, *mode),
+            Node::Link => Some(Model::Link(layer)),
+            Node::File { id, mode } => Some(Model::File(layer, *id, *mode)),
             Node::Dir(folder) => over(below, layer, newest, folder),
         };
-        children.insert(name.clone(), node);
+        children.extend(node.map(|node| (name.clone(), node)));
     }
-    Model::Dir { mode, time: seconds, colour, children }
+    if is_there || !children.is_empty() {
+        Some(Model::Dir { mode, time: seconds, colour, children })
+    } else {
+        lower
+    }
 }
 
 fn flatten(
@@ -241,7 +246,7 @@ fn random_stacks_equal_the_model() {
                 archive(layer, "", &folder, &mut BTreeMap::new(), Tar::new()),
                 u8::try_from(layer).unwrap(),
             ));
-            model = Some(over(model, layer, layer.try_into().unwrap(), &folder));
+            model = over(model, layer, layer.try_into().unwrap(), &folder);
         }
         let (mut links, mut expected) = (BTreeMap::new(), BTreeMap::new());
         let model = model.unwrap();
@@ -339,6 +344,23 @@ fn a_directory_that_is_deleted_comes_back_as_a_new_one() {
         assert_eq!((dir.0, dir.1, dir.2.len()), attributes, "{name}");
         assert!(seen.contains_key(&format!("{name}/new")) && !seen.contains_key(&format!("{name}/old")));
     }
+}
+
+#[test]
+fn whiteouts_alone_make_no_directories() {
+    let lower = Tar::new().file("file", 0o644, b"below").symlink("link", "/no/where").dir("kept", 0o711);
+    let upper = Tar::new()
+        .whiteout("a/b/c")
+        .file("a/opaque/.wh..wh..opq", 0, b"")
+        .whiteout("file/x")
+        .whiteout("link/x")
+        .whiteout("kept/x")
+        .whiteout("own/x")
+        .dir("own", 0o700);
+    let seen = seen(&merged(&[disk(lower, 1), disk(upper, 2)]).unwrap());
+    assert_eq!(seen.keys().collect::<Vec<_>>(), ["", "file", "kept", "link", "own"]);
+    let contents = ["file", "link", "kept", "own"].map(|name| seen[name].3.as_str());
+    assert_eq!(contents, ["below", "-> /no/where", "Dir", "Dir"]);
 }
 
 #[test]
