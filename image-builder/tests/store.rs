@@ -300,6 +300,29 @@ fn a_layer_over_the_bound_is_refused() {
     assert_eq!(it.files(), [""; 0]);
 }
 
+/// A disk that was changed together with its hash tree is whole by itself, but not the one that the image was made with.
+#[test]
+fn a_disk_with_another_root_hash_is_not_run() {
+    let fixture = Fixture::new();
+    let image = fixture.image(&["a"]);
+    let stored = fixture.pull(&image, "");
+    let path = fixture.store.layers().path(&image.layers[0].diff_id);
+    let mut disk = fs::read(&path).unwrap();
+    disk.truncate(disk.len() - 2 * 4096);
+    *disk.iter_mut().rfind(|byte| **byte == b'a').unwrap() = b'b';
+    let file = tempfile::NamedTempFile::new_in(fixture.dir.path()).unwrap();
+    fs::write(file.path(), &disk).unwrap();
+    let uuid = image.layers[0].diff_id.uuid();
+    image_builder::verity::append(file.as_file(), disk.len() as u64, uuid).unwrap();
+    file.persist(&path).unwrap();
+    assert!(fixture.store.layers().get(&image.layers[0].diff_id).unwrap().is_some(), "whole by itself");
+
+    let error = format!("{:#}", stored.layers(&fixture.store).unwrap_err());
+    assert!(error.contains("another root hash") && error.contains("pull the image again"), "{error}");
+    fixture.pull(&image, "");
+    assert_eq!(stored.layers(&fixture.store).unwrap().len(), 1);
+}
+
 /// A gzip bomb of zeros is a large layer, and takes no room but for its hash tree.
 #[test]
 fn zeros_take_no_room() {

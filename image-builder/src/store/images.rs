@@ -219,11 +219,20 @@ impl StoredImage {
     /// Its layers' disks, held, the lowest first, each once (see [`topmost`]).
     ///
     /// # Errors
-    /// One is missing or damaged: pull the image again.
+    /// One is missing, or is not the disk that the image's record has the root hash of (then it is removed): pull the
+    /// image again.
     pub fn layers(&self, store: &ImageStore) -> Result<Vec<HeldLayer>> {
         let get = |layer: &LayerRecord| {
-            let held = store.layers.get(&layer.diff_id)?;
-            held.with_context(|| format!("layer {} is missing: pull the image again", layer.diff_id))
+            let diff_id = &layer.diff_id;
+            let held = store.layers.get(diff_id)?;
+            let held = held.with_context(|| format!("layer {diff_id} is missing: pull the image again"))?;
+            if held.disk.verity.root_hash != layer.root_hash {
+                store.discard_layer(diff_id)?;
+                bail!(
+                    "layer {diff_id} had another root hash than the image's record, and is removed: pull the image again"
+                );
+            }
+            Ok(held)
         };
         let layers = topmost(&self.record.layers, |layer| layer.diff_id);
         let layers = layers.iter().map(get).collect::<Result<_>>();
