@@ -79,7 +79,7 @@ pub struct Dir {
 pub struct Inode {
     /// Owner, permissions, time.
     pub attributes: Attributes,
-    /// Extended attributes in their on-disk form ([`super::xattr`]).
+    /// Extended attributes in their on-disk form, without the header.
     pub xattrs: Vec<u8>,
     /// The rest.
     pub body: Body,

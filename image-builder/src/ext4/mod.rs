@@ -2,7 +2,7 @@
 //!
 //! One is made from the layer's finished EROFS disk, so that all that an archive can say is understood in one place
 //! ([`crate::erofs::layer`]), and both disks hold the same tree. Crate `mkext4` lays it out and writes it; what it gives a
-//! filesystem to be written to is taken away again ([`strip`]).
+//! filesystem to be written to is taken away again.
 //!
 //! Promises:
 //! - The same disk gives the same bytes: no clock, no random numbers (this version of `mkext4`, to be exact: it is pinned).
