@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Error, Result, bail, ensure};
 use image_builder::extents::{Extent, Extents};
 use image_builder::store::{HeldLayer, LayerFs, LayerStore};
 use image_builder::verity;
@@ -41,6 +41,7 @@ pub fn open(
     fs: LayerFs,
     checked: bool,
 ) -> Result<Vec<OpenLayer>> {
+    ensure!(!layers.is_empty(), "the image has no layers: there is nothing in it to run");
     if fs == LayerFs::Erofs && !checked {
         return Ok(vec![OpenLayer::merged(store, layers)?]);
     }
@@ -156,6 +157,10 @@ mod tests {
         for (fs, checked) in [(LayerFs::Erofs, true), (LayerFs::Ext4, false)] {
             let error = disks(MOST_DISKS + 1, fs, checked).unwrap_err().to_string();
             assert!(error.contains("101 layers") && error.contains("without these options"), "{error}");
+        }
+        for checked in [false, true] {
+            let error = disks(0, LayerFs::Erofs, checked).unwrap_err().to_string();
+            assert!(error.contains("no layers: there is nothing in it to run"), "{error}");
         }
     }
 

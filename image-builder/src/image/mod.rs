@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex};
-use serde_json::from_slice;
+use serde::de::IgnoredAny;
 
 use crate::digest::Digest;
 
@@ -18,6 +18,7 @@ mod platform;
 mod select;
 
 pub use content::{Blob, Content, MAX_JSON, Stream, digest, read_bounded, read_json};
+pub use document::parse_config;
 pub use platform::Platform;
 pub use select::Selector;
 
@@ -89,7 +90,7 @@ impl Image {
         if !media_type::is_config(media_type) {
             bail!("config of media type {media_type:?} is not supported: this is not a container image");
         }
-        let (config_json, _): (_, ImageConfiguration) = read_json(content, manifest.config(), "config")?;
+        let (config_json, IgnoredAny) = read_json(content, manifest.config(), "config")?;
         let layers = manifest.layers().iter().map(|blob| (blob, content)).collect::<Vec<_>>();
         Self::assemble(
             config_json,
@@ -111,7 +112,7 @@ impl Image {
         parts: &[P],
         layer: impl Fn(&P, Digest) -> Result<Layer>,
     ) -> Result<Self> {
-        let config: ImageConfiguration = from_slice(&config_json).context("the config is malformed")?;
+        let config = parse_config(&config_json)?;
         if !platform.accepts_config(&config) {
             let found = platform::shown(config.os(), config.architecture(), None);
             bail!("it is for {found}, and {platform} is wanted");

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow, bail};
 use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, Os};
+use serde::de::IgnoredAny;
 
 use super::content::{self, Content, read_json};
-use super::document::{read_index, read_manifest};
+use super::document::{parse_config, read_index, read_manifest};
 use super::media_type;
 use super::platform::{self, Platform};
 use crate::digest::Digest;
@@ -109,7 +110,8 @@ impl Candidate {
         }
         let config = || -> Result<ImageConfiguration> {
             let manifest = read_manifest(content, &self.it)?;
-            Ok(read_json(content, manifest.config(), "config")?.1)
+            let (config, IgnoredAny) = read_json(content, manifest.config(), "config")?;
+            parse_config(&config)
         };
         match config() {
             Ok(config) => platform.rank(config.os(), config.architecture(), config.variant().as_deref()),

@@ -4,13 +4,12 @@
 use std::fmt;
 
 use anyhow::{Context, Result, anyhow, bail};
-use oci_spec::image::ImageConfiguration;
 use serde::Deserialize;
 use serde_json::from_slice;
 
 use super::files::Files;
 use crate::digest::Digest;
-use crate::image::{Image, Layer, Platform, Selector, read_bounded};
+use crate::image::{Image, Layer, Platform, Selector, parse_config, read_bounded};
 
 /// The file that makes an archive one of docker's.
 pub const MARK: &str = "manifest.json";
@@ -113,8 +112,8 @@ impl Entry {
 
     /// A config that cannot be read says so when its image is opened.
     fn is_for(&self, files: &dyn Files, platform: &Platform) -> bool {
-        let config = read(files, &self.config).ok().and_then(|json| from_slice(&json).ok());
-        config.is_none_or(|config: ImageConfiguration| platform.accepts_config(&config))
+        let config = read(files, &self.config).ok().and_then(|json| parse_config(&json).ok());
+        config.is_none_or(|config| platform.accepts_config(&config))
     }
 
     fn image(&self, files: &dyn Files, platform: &Platform) -> Result<Image> {

@@ -178,6 +178,26 @@ fn what_is_not_supported_is_refused_by_name() {
     }
 }
 
+/// As docker writes them, of an image `FROM scratch`.
+#[test]
+fn an_image_may_have_no_layers() {
+    let lists: [(Change, usize); 3] = [
+        (|m, c| (m["layers"], c["rootfs"]["diff_ids"]) = (json!(null), json!(null)), 0),
+        (|m, c| (m["layers"], c["rootfs"]) = (json!([]), json!({ "type": "layers" })), 0),
+        (|_, _| {}, 2),
+    ];
+    for (change, count) in lists {
+        let dir = bend(change);
+        let image = open(name(&dir), &Options::default()).unwrap();
+        assert_eq!(image.layers.len(), count);
+        let store = store::ImageStore::open(dir.path().join("store")).unwrap();
+        store.pull(&image, None, &mut |_| {}).unwrap();
+        assert_eq!(store.images().unwrap()[0].record.layers.len(), count);
+    }
+    let dir = bend(|m, c| (m["layers"], c["rootfs"]) = (json!(null), json!([])));
+    assert!(error(name(&dir)).contains("the config is malformed"));
+}
+
 #[test]
 fn damaged_blobs_are_noticed() {
     let dir = layout();

@@ -11,7 +11,7 @@ use super::folder::Folder;
 use super::record::{ImageRecord, LayerRecord, NameRecord, now};
 use super::{HeldLayer, LayerStore};
 use crate::digest::Digest;
-use crate::image::Image;
+use crate::image::{Image, parse_config};
 use crate::source::Name;
 
 /// A store's images, and their layers.
@@ -209,8 +209,7 @@ impl ImageStore {
 impl StoredImage {
     fn new(record: ImageRecord, names: &[NameRecord]) -> Result<Self> {
         let id = record.id();
-        let config = serde_json::from_str(&record.config)
-            .with_context(|| format!("the config of image {id} is malformed"))?;
+        let config = parse_config(record.config.as_bytes()).with_context(|| format!("image {id}"))?;
         let mut names: Vec<_> = names.iter().filter(|name| name.image == id).cloned().collect();
         names.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Self { id, record, config, names })
