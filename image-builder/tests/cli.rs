@@ -139,3 +139,46 @@ fn exports_are_folders_and_plain_archives() {
         .output();
     assert_eq!(load.unwrap().stdout, b"docker.io/library/app:1\n");
 }
+
+/// Each command does what it can with the others, and says which is damaged. Only --repair removes anything of it.
+#[test]
+fn a_damaged_record_keeps_no_other_image_from_its_user() {
+    for folder in ["images/sha256", "names"] {
+        let dir = fixture();
+        let dir = dir.path();
+        let layer = Tar::new().file("other", 0o755, &[8; 10_000]).finish();
+        testimage::write(&dir.join("layout2"), &[layer], ConfigBuilder::default().build().unwrap()).unwrap();
+        let files = |folder: &str| {
+            std::fs::read_dir(dir.join("store").join(folder)).unwrap().map(|e| e.unwrap().path())
+        };
+        let layers = || files("layers/sha256").count();
+        let (first, known) = (files(folder).next().unwrap(), success(dir, &["ls", "-aq"]));
+        success(dir, &["build", "-q", "./layout2"]);
+        let ids = success(dir, &["ls", "-aq"]);
+        let other = ids.lines().find(|id| *id != known.trim()).unwrap();
+        success(dir, &["tag", other, "other:1"]);
+        let good = std::fs::read(&first).unwrap();
+        for bad in [&good[..good.len() / 2], b"", b"{}"] {
+            std::fs::remove_file(&first).unwrap();
+            std::fs::write(&first, bad).unwrap();
+            for arguments in [&["ls"][..], &["verify"], &["prune"]] {
+                let message = failure(dir, arguments);
+                let path = first.to_str().unwrap();
+                assert!(
+                    message.contains(path) && message.contains("verify --repair"),
+                    "{arguments:?}: {message}"
+                );
+            }
+            assert_eq!(layers(), 4);
+            success(dir, &["inspect", "other:1"]);
+        }
+        let listed = program(dir, &["ls"]).output().unwrap().stdout;
+        assert!(String::from_utf8(listed).unwrap().contains("other"));
+        assert!(failure(dir, &["rm", "other:1"]).contains("all layers are kept"));
+        assert_eq!(layers(), 4);
+        assert!(failure(dir, &["verify", "--repair"]).contains("was damaged, and is removed"));
+        success(dir, &["verify"]);
+        success(dir, &["prune", "-a"]);
+        assert_eq!(layers(), 0);
+    }
+}

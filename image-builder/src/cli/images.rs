@@ -30,7 +30,8 @@ pub struct Args {
 
 impl Args {
     pub fn run(&self, common: &Common) -> Result<()> {
-        let images = ImageStore::open(common.store_dir()?)?.images()?;
+        let store = ImageStore::open(common.store_dir()?)?;
+        let images = store.images()?;
         let users = users(&images);
         let shown = images.iter().filter(|image| self.all || !image.names.is_empty());
         let mut table = vec![self.head()];
@@ -47,7 +48,7 @@ impl Args {
         if !common.json && !self.quiet {
             print(&table)?;
         }
-        Ok(())
+        super::damaged(&store.damaged()?)
     }
 
     fn head(&self) -> Vec<String> {

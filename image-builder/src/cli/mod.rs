@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use image_builder::store;
+use image_builder::store::{self, DamagedRecord};
 use serde::Serialize;
 
 pub mod build;
@@ -62,6 +62,11 @@ impl Common {
 fn all(failed: &[String]) -> Result<()> {
     ensure!(failed.is_empty(), "{}", failed.join("; "));
     Ok(())
+}
+
+/// Of records that cannot be read, each by name: the command did what it could with the others.
+fn damaged(records: &[DamagedRecord]) -> Result<()> {
+    all(&records.iter().map(DamagedRecord::to_string).collect::<Vec<_>>())
 }
 
 /// A line on stderr.

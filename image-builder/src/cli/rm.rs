@@ -1,6 +1,6 @@
 //! `rm IMAGE...` and `prune`: names, images and layers leave the store.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use image_builder::store::{ImageStore, Removed};
 use serde_json::json;
 
@@ -24,7 +24,10 @@ impl Args {
         let mut failed = Vec::new();
         for image in &self.images {
             match store.remove(image, self.force) {
-                Ok(removed) => show(common, &removed)?,
+                Ok(removed) => {
+                    show(common, &removed)?;
+                    failed.extend(kept(&removed).err().map(|error| format!("{error:#}")));
+                }
                 Err(error) => failed.push(format!("{error:#}")),
             }
         }
@@ -43,12 +46,17 @@ impl PruneArgs {
     pub fn run(&self, common: &Common) -> Result<()> {
         let removed = ImageStore::open(common.store_dir()?)?.prune(self.all)?;
         show(common, &removed)?;
-        if common.json {
-            Ok(())
-        } else {
-            super::print(&format!("Total reclaimed space: {}", bytes(removed.bytes)))
+        if !common.json {
+            super::print(&format!("Total reclaimed space: {}", bytes(removed.bytes)))?;
         }
+        kept(&removed)
     }
+}
+
+/// Why layers were not removed that nobody may need.
+fn kept(removed: &Removed) -> Result<()> {
+    super::damaged(&removed.damaged)
+        .context("all layers are kept, for an image that is not known may need them")
 }
 
 /// In docker's words.

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use image_builder::digest::Digest;
-use image_builder::store::{ImageStore, StoredImage};
+use image_builder::store::{DamagedRecord, ImageStore, StoredImage};
 use serde_json::json;
 
 use super::Common;
@@ -14,7 +14,7 @@ pub struct Args {
     /// Names or IDs [default: all images, and layers of none]
     #[arg(value_name = "IMAGE")]
     images: Vec<String>,
-    /// Remove damaged layers, so that the next pull makes them anew
+    /// Remove damaged layers and records, so that the next pull makes them anew
     #[arg(long)]
     repair: bool,
 }
@@ -30,6 +30,7 @@ struct Layer {
 impl Args {
     pub fn run(&self, common: &Common) -> Result<()> {
         let store = ImageStore::open(common.store_dir()?)?;
+        let records = if self.repair { store.discard_damaged() } else { store.damaged() }?;
         let layers = self.layers(&store)?;
         let mut damaged = 0;
         for (diff_id, layer) in &layers {
@@ -48,16 +49,22 @@ impl Args {
                 }
             }
         }
-        match (damaged, self.repair) {
-            (0, _) => Ok(()),
-            (_, true) => bail!(
-                "{damaged} of {} layers were damaged, and are removed: pull their images again",
-                layers.len()
-            ),
-            _ => bail!(
-                "{damaged} of {} layers are damaged; --repair removes them, for the next pull to make anew",
-                layers.len()
-            ),
+        let mut failed: Vec<_> = records.iter().map(|record| self.record(record)).collect();
+        if damaged > 0 {
+            let count = layers.len();
+            failed.push(if self.repair {
+                format!("{damaged} of {count} layers were damaged, and are removed: pull their images again")
+            } else {
+                format!("{damaged} of {count} layers are damaged; --repair removes them, for the next pull to make anew")
+            });
+        }
+        super::all(&failed)
+    }
+
+    fn record(&self, record: &DamagedRecord) -> String {
+        match self.repair {
+            true => format!("{} was damaged, and is removed: pull its image again", record.path.display()),
+            false => record.to_string(),
         }
     }
 

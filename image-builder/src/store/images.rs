@@ -8,7 +8,7 @@ use oci_spec::image::ImageConfiguration;
 
 use super::fetch::{Event, topmost};
 use super::folder::Folder;
-use super::record::{ImageRecord, LayerRecord, NameRecord, now};
+use super::record::{self, DamagedRecord, ImageRecord, LayerRecord, NameRecord, now};
 use super::{HeldLayer, LayerStore};
 use crate::digest::Digest;
 use crate::image::{Image, parse_config};
@@ -111,7 +111,8 @@ impl ImageStore {
             layers: image.layers.iter().map(layer).collect::<Result<_>>()?,
         };
         let id = record.id();
-        let known = if name.is_none() { ImageRecord::read(&self.folder, &id)? } else { None };
+        // A damaged record is written anew.
+        let known = if name.is_none() { ImageRecord::read(&self.folder, &id).unwrap_or(None) } else { None };
         // Running an image that is known writes nothing.
         if let Some(known) =
             known.filter(|known| ImageRecord { added: known.added, ..record.clone() } == *known)
@@ -144,10 +145,10 @@ impl ImageStore {
         NameRecord { digest: name.digest.or(digest), name, image }.write(&self.folder)
     }
 
-    /// All images, the newest in the store first.
+    /// All images whose records can be read, the newest in the store first.
     ///
     /// # Errors
-    /// The store cannot be read; a record is damaged.
+    /// The store cannot be read.
     pub fn images(&self) -> Result<Vec<StoredImage>> {
         let names = NameRecord::all(&self.folder)?;
         let records = ImageRecord::all(&self.folder)?;
@@ -157,10 +158,18 @@ impl ImageStore {
         Ok(images)
     }
 
+    /// The records that cannot be read. [`ImageStore::discard_damaged`] removes them; until then all layers stay.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn damaged(&self) -> Result<Vec<DamagedRecord>> {
+        record::damaged(&self.folder)
+    }
+
     /// The image with this ID.
     ///
     /// # Errors
-    /// As [`ImageStore::images`].
+    /// The store cannot be read; the image's record is damaged.
     pub fn image(&self, id: &Digest) -> Result<Option<StoredImage>> {
         let Some(record) = ImageRecord::read(&self.folder, id)? else { return Ok(None) };
         StoredImage::new(record, &NameRecord::all(&self.folder)?).map(Some)
@@ -169,7 +178,7 @@ impl ImageStore {
     /// The image that `text` means: a name, else an ID or the first digits of one, with or without `sha256:`.
     ///
     /// # Errors
-    /// The digits begin several IDs; those of [`ImageStore::images`].
+    /// The digits begin several IDs; those of [`ImageStore::image`].
     pub fn find(&self, text: &str) -> Result<Option<StoredImage>> {
         if let Ok(name) = text.parse::<Name>()
             && let Some(record) = self.find_name(&name)?
@@ -193,7 +202,7 @@ impl ImageStore {
     /// What is known of `name`. One with a digest is also found by the digest of a tag, the first of several.
     ///
     /// # Errors
-    /// The store cannot be read; a record is damaged.
+    /// The store cannot be read; the name's record is damaged.
     pub fn find_name(&self, name: &Name) -> Result<Option<NameRecord>> {
         let Some(digest) = name.digest else { return NameRecord::read(&self.folder, name) };
         let is_it = |record: &NameRecord| {

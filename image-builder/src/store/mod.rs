@@ -49,7 +49,7 @@ pub use ext4::LayerFs;
 pub use fetch::{Event, topmost};
 pub use images::{ImageStore, StoredImage};
 pub use layers::{HeldLayer, LayerDisk, LayerStore};
-pub use record::{ImageRecord, LayerRecord, NameRecord};
+pub use record::{DamagedRecord, ImageRecord, LayerRecord, NameRecord};
 pub use remove::Removed;
 
 /// Where the store is unless the user says: `$CONTAINERVM_STORE`, else `$XDG_DATA_HOME/containervm`, else

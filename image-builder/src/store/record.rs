@@ -1,11 +1,12 @@
 //! The files in which the store keeps what an image is and what it is called: JSON, written whole or not at all.
 
+use std::fmt;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,51 @@ pub struct NameRecord {
     pub digest: Option<Digest>,
 }
 
+/// A record that cannot be read. What it says of its image, and so of layers, nobody knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedRecord {
+    /// Its file.
+    pub path: PathBuf,
+    /// In a sentence.
+    why: String,
+}
+
+impl fmt::Display for DamagedRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, why } = self;
+        write!(
+            f,
+            "{} is damaged ({why}): `image-builder verify --repair` removes it, and its image can be pulled again",
+            path.display()
+        )
+    }
+}
+
+/// What is kept in a file of its own.
+trait Record: Serialize + DeserializeOwned {
+    /// The file that it belongs into.
+    fn path(&self, folder: &Folder) -> PathBuf;
+}
+
+impl Record for ImageRecord {
+    fn path(&self, folder: &Folder) -> PathBuf {
+        Self::path(folder, &self.id())
+    }
+}
+
+impl Record for NameRecord {
+    fn path(&self, folder: &Folder) -> PathBuf {
+        Self::path(folder, &self.name)
+    }
+}
+
+/// All records that cannot be read, of images and of names.
+pub fn damaged(folder: &Folder) -> Result<Vec<DamagedRecord>> {
+    let images = read_all::<ImageRecord>(folder, &folder.images())?;
+    let names = read_all::<NameRecord>(folder, &folder.names())?;
+    Ok(images.into_iter().filter_map(Result::err).chain(names.into_iter().filter_map(Result::err)).collect())
+}
+
 impl ImageRecord {
     /// The image's ID.
     pub fn id(&self) -> Digest {
@@ -71,17 +117,12 @@ impl ImageRecord {
 
     /// The record of image `id`, if there is one.
     pub fn read(folder: &Folder, id: &Digest) -> Result<Option<Self>> {
-        let path = Self::path(folder, id);
-        let record = read::<Self>(&path)?;
-        if let Some(record) = &record {
-            ensure!(record.id() == *id, "{} is damaged: its config is of another image", path.display());
-        }
-        Ok(record)
+        read(folder, &Self::path(folder, id))?.transpose().map_err(Error::msg)
     }
 
-    /// All records.
+    /// All records that can be read: for the others see [`damaged`].
     pub fn all(folder: &Folder) -> Result<Vec<Self>> {
-        read_all(&folder.images())
+        Ok(read_all(folder, &folder.images())?.into_iter().filter_map(Result::ok).collect())
     }
 
     /// Removes the record of image `id`.
@@ -102,12 +143,12 @@ impl NameRecord {
 
     /// What `name` stands for, if it is known.
     pub fn read(folder: &Folder, name: &Name) -> Result<Option<Self>> {
-        read(&Self::path(folder, name))
+        read(folder, &Self::path(folder, name))?.transpose().map_err(Error::msg)
     }
 
-    /// All names.
+    /// All names that can be read: for the others see [`damaged`].
     pub fn all(folder: &Folder) -> Result<Vec<Self>> {
-        read_all(&folder.names())
+        Ok(read_all(folder, &folder.names())?.into_iter().filter_map(Result::ok).collect())
     }
 
     /// Forgets `name`.
@@ -135,23 +176,27 @@ fn write(path: &Path, record: &impl Serialize) -> Result<()> {
     sync_dir_of(path)
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+/// The record in `path`. None: there is no such file.
+fn read<T: Record>(folder: &Folder, path: &Path) -> Result<Option<Result<T, DamagedRecord>>> {
     let bytes = match fs::read(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read.with_context(|| format!("cannot read {}", path.display()))?,
     };
-    // Only records tell what is of use to whom, so nobody but the user can do without one.
-    let damaged = || format!("{} is damaged: remove it, and pull its image again", path.display());
-    serde_json::from_slice(&bytes).map(Some).with_context(damaged)
+    let record = match serde_json::from_slice::<T>(&bytes) {
+        Ok(record) if record.path(folder) == path => Ok(record),
+        Ok(_) => Err("it is another's".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    Ok(Some(record.map_err(|why| DamagedRecord { path: path.to_owned(), why })))
 }
 
-fn read_all<T: DeserializeOwned>(dir: &Path) -> Result<Vec<T>> {
+fn read_all<T: Record>(folder: &Folder, dir: &Path) -> Result<Vec<Result<T, DamagedRecord>>> {
     let mut records = Vec::new();
     for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
         let path = entry.with_context(|| format!("cannot read {}", dir.display()))?.path();
         if path.extension().is_some_and(|extension| extension == "json") {
             // None: removed since.
-            records.extend(read::<T>(&path)?);
+            records.extend(read(folder, &path)?);
         }
     }
     Ok(records)

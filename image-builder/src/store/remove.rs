@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use super::pending::PREFIX;
-use super::record::{ImageRecord, NameRecord};
+use super::record::{DamagedRecord, ImageRecord, NameRecord};
 use super::{ImageStore, StoredImage, chain_id, topmost};
 use crate::digest::Digest;
 use crate::source::Name;
@@ -29,6 +29,8 @@ pub struct Removed {
     pub held: Vec<Digest>,
     /// Bytes freed on the disk.
     pub bytes: u64,
+    /// Records that cannot be read. As any layer may be of use to their images, none was removed.
+    pub damaged: Vec<DamagedRecord>,
 }
 
 impl ImageStore {
@@ -69,15 +71,16 @@ impl ImageStore {
     }
 
     /// Removes the images without a name (with `all`, every image) that no containerVM runs, layers that no image uses, and
-    /// what is left of processes that died.
+    /// what is left of processes that died. Where a record cannot be read, layers stay, and images that seem to have no name.
     ///
     /// # Errors
     /// The store cannot be read or written to.
     pub fn prune(&self, all: bool) -> Result<Removed> {
         let _lock = self.folder.exclude()?;
         let mut removed = Removed::default();
+        let all_names_known = self.damaged()?.is_empty();
         for image in self.images()? {
-            if (all || image.names.is_empty()) && !self.in_use(&image)? {
+            if (all || (image.names.is_empty() && all_names_known)) && !self.in_use(&image)? {
                 for name in &image.names {
                     NameRecord::remove(&self.folder, &name.name)?;
                     removed.names.push(name.name.clone());
@@ -102,6 +105,19 @@ impl ImageStore {
         remove_file(&self.layers().recipe_path(diff_id)).map(drop)
     }
 
+    /// Removes the records that cannot be read, and gives them.
+    ///
+    /// # Errors
+    /// The store cannot be read or written to.
+    pub fn discard_damaged(&self) -> Result<Vec<DamagedRecord>> {
+        let _lock = self.folder.exclude()?;
+        let damaged = self.damaged()?;
+        for record in &damaged {
+            remove_file(&record.path)?;
+        }
+        Ok(damaged)
+    }
+
     fn remove_image(&self, image: &StoredImage, removed: &mut Removed) -> Result<()> {
         ImageRecord::remove(&self.folder, &image.id)?;
         removed.images.push(image.id);
@@ -111,7 +127,7 @@ impl ImageStore {
     /// Names whose image someone removed by hand.
     fn forget_lost_names(&self, removed: &mut Removed) -> Result<()> {
         for name in NameRecord::all(&self.folder)? {
-            if ImageRecord::read(&self.folder, &name.image)?.is_none() {
+            if let Ok(None) = ImageRecord::read(&self.folder, &name.image) {
                 NameRecord::remove(&self.folder, &name.name)?;
                 removed.names.push(name.name);
             }
@@ -135,6 +151,10 @@ impl ImageStore {
 
     /// Removes those of `candidates`, or of all layers, that no image has and nobody holds; and merged disks of no image.
     fn free(&self, candidates: Option<Vec<Digest>>, removed: &mut Removed) -> Result<()> {
+        removed.damaged = self.damaged()?;
+        if !removed.damaged.is_empty() {
+            return Ok(());
+        }
         let records = ImageRecord::all(&self.folder)?;
         let used: HashSet<_> = records.iter().flat_map(|it| &it.layers).map(|layer| layer.diff_id).collect();
         let candidates: HashSet<_> = match candidates {
