@@ -182,3 +182,23 @@ fn a_damaged_record_keeps_no_other_image_from_its_user() {
         assert_eq!(layers(), 0);
     }
 }
+
+#[test]
+fn who_only_looks_makes_no_store() {
+    let dir = fixture();
+    let dir = dir.path();
+    for arguments in [
+        &["verify"][..],
+        &["prune"],
+        &["rm", "app:1"],
+        &["tag", "app:1", "b"],
+        &["export", "app:1", "-o", "x"],
+    ] {
+        let message = failure(dir, &[arguments, &["--store", "mistyped"]].concat());
+        assert!(message.contains("no store at mistyped"), "{arguments:?}: {message}");
+    }
+    assert_eq!(success(dir, &["ls", "--store", "mistyped"]).lines().count(), 1);
+    assert!(failure(dir, &["inspect", "app:1", "--store", "mistyped"]).contains("not in the store: pull it"));
+    success(dir, &["inspect", "./layout", "--store", "mistyped"]);
+    assert!(!dir.join("mistyped").exists());
+}

@@ -5,7 +5,6 @@ use std::io::{BufWriter, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use image_builder::store::ImageStore;
 
 use super::{Common, Stdout};
 
@@ -20,7 +19,7 @@ pub struct Args {
 
 impl Args {
     pub fn run(&self, common: &Common) -> Result<()> {
-        let store = ImageStore::open(common.store_dir()?)?;
+        let store = common.store()?;
         let image = store.find(&self.image)?;
         let image = image.with_context(|| format!("there is no image {:?}", self.image))?;
         if self.output == Path::new("-") {

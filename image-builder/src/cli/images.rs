@@ -30,8 +30,9 @@ pub struct Args {
 
 impl Args {
     pub fn run(&self, common: &Common) -> Result<()> {
-        let store = ImageStore::open(common.store_dir()?)?;
-        let images = store.images()?;
+        // As with docker, nobody must have put in an image first.
+        let store = ImageStore::existing(common.store_dir()?)?;
+        let images = store.as_ref().map_or(Ok(Vec::new()), ImageStore::images)?;
         let users = users(&images);
         let shown = images.iter().filter(|image| self.all || !image.names.is_empty());
         let mut table = vec![self.head()];
@@ -48,7 +49,7 @@ impl Args {
         if !common.json && !self.quiet {
             print(&table)?;
         }
-        super::damaged(&store.damaged()?)
+        super::damaged(&store.map_or(Ok(Vec::new()), |store| store.damaged())?)
     }
 
     fn head(&self) -> Vec<String> {

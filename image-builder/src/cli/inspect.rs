@@ -37,8 +37,9 @@ impl Args {
     }
 
     fn inspect(&self, common: &Common, reference: &str) -> Result<Value> {
-        let store = ImageStore::open(common.store_dir()?)?;
-        if let Some(image) = store.find(reference)? {
+        if let Some(store) = ImageStore::existing(common.store_dir()?)?
+            && let Some(image) = store.find(reference)?
+        {
             return stored(&store, &image);
         }
         if let Ok(Reference::Name(_)) = Reference::parse(reference) {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use image_builder::store::{self, DamagedRecord};
+use image_builder::store::{self, DamagedRecord, ImageStore};
 use serde::Serialize;
 
 pub mod build;
@@ -43,6 +43,12 @@ impl Common {
     /// The store's folder.
     pub fn store_dir(&self) -> Result<PathBuf> {
         self.store.clone().map_or_else(store::default_dir, Ok)
+    }
+
+    /// The store, which must be there: a folder that is not may be mistyped.
+    pub fn store(&self) -> Result<ImageStore> {
+        let dir = self.store_dir()?;
+        ImageStore::existing(&dir)?.with_context(|| format!("no store at {}", dir.display()))
     }
 
     /// A line on stdout: `value` as JSON if that was asked for, else `text`.

@@ -1,7 +1,7 @@
 //! `rm IMAGE...` and `prune`: names, images and layers leave the store.
 
 use anyhow::{Context, Result};
-use image_builder::store::{ImageStore, Removed};
+use image_builder::store::Removed;
 use serde_json::json;
 
 use super::Common;
@@ -20,7 +20,7 @@ pub struct Args {
 impl Args {
     /// One that cannot be removed does not keep the others.
     pub fn run(&self, common: &Common) -> Result<()> {
-        let store = ImageStore::open(common.store_dir()?)?;
+        let store = common.store()?;
         let mut failed = Vec::new();
         for image in &self.images {
             match store.remove(image, self.force) {
@@ -44,7 +44,7 @@ pub struct PruneArgs {
 
 impl PruneArgs {
     pub fn run(&self, common: &Common) -> Result<()> {
-        let removed = ImageStore::open(common.store_dir()?)?.prune(self.all)?;
+        let removed = common.store()?.prune(self.all)?;
         show(common, &removed)?;
         if !common.json {
             super::print(&format!("Total reclaimed space: {}", bytes(removed.bytes)))?;

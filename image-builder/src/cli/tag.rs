@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result};
 use image_builder::source::Name;
-use image_builder::store::ImageStore;
 
 use super::Common;
 
@@ -16,7 +15,7 @@ pub struct Args {
 
 impl Args {
     pub fn run(&self, common: &Common) -> Result<()> {
-        let store = ImageStore::open(common.store_dir()?)?;
+        let store = common.store()?;
         let image = store.find(&self.image)?;
         let image = image.with_context(|| format!("there is no image {:?}", self.image))?;
         store.tag(&image.id, &self.name)

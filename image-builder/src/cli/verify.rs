@@ -29,7 +29,7 @@ struct Layer {
 
 impl Args {
     pub fn run(&self, common: &Common) -> Result<()> {
-        let store = ImageStore::open(common.store_dir()?)?;
+        let store = common.store()?;
         let records = if self.repair { store.discard_damaged() } else { store.damaged() }?;
         let layers = self.layers(&store)?;
         let mut damaged = 0;

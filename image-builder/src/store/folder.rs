@@ -26,16 +26,24 @@ impl Folder {
     /// # Errors
     /// A store of another version; the folder cannot be made.
     pub fn open(root: &Path) -> Result<Self> {
+        if let Some(folder) = Self::existing(root)? {
+            return Ok(folder);
+        }
         let folder = Self { root: root.to_owned() };
+        folder.make().with_context(|| format!("cannot make the store {}", root.display()))?;
+        Self::existing(root)?.with_context(|| format!("{} was removed at once", root.display()))
+    }
+
+    /// The store in `root`, if there is one.
+    ///
+    /// # Errors
+    /// A store of another version; it cannot be read.
+    pub fn existing(root: &Path) -> Result<Option<Self>> {
         let version = root.join("version");
         let found = match fs::read_to_string(&version) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                folder.make().with_context(|| format!("cannot make the store {}", root.display()))?;
-                fs::read_to_string(&version)
-            }
-            read => read,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.with_context(|| format!("cannot read {}", version.display()))?,
         };
-        let found = found.with_context(|| format!("cannot read {}", version.display()))?;
         if found.trim_end() != VERSION {
             bail!(
                 "the store {} is of version {:?}, this program knows {VERSION}: take another folder, or the program that made it",
@@ -43,7 +51,7 @@ impl Folder {
                 found.trim_end()
             );
         }
-        Ok(folder)
+        Ok(Some(Self { root: root.to_owned() }))
     }
 
     /// The version comes last: a folder that has it has the rest.

@@ -55,8 +55,19 @@ impl ImageStore {
     /// # Errors
     /// A store of another version; the folder cannot be made.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        let folder = Folder::open(dir.as_ref())?;
-        Ok(Self { layers: LayerStore::of(folder.clone()), folder })
+        Folder::open(dir.as_ref()).map(Self::of)
+    }
+
+    /// The store in `dir`, if there is one: for those who have nothing to put into it.
+    ///
+    /// # Errors
+    /// A store of another version; it cannot be read.
+    pub fn existing(dir: impl AsRef<Path>) -> Result<Option<Self>> {
+        Ok(Folder::existing(dir.as_ref())?.map(Self::of))
+    }
+
+    fn of(folder: Folder) -> Self {
+        Self { layers: LayerStore::of(folder.clone()), folder }
     }
 
     /// Refuses layers whose disk has more than `bytes`, holes of sparse files included.
