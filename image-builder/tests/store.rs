@@ -185,6 +185,25 @@ fn what_is_exported_is_the_same_image() {
     assert!(it.store.export_dir(&stored, &it.path("layout")).is_err(), "a folder that has something in it");
 }
 
+/// A folder without a lock is of an export that was killed; one with is of another that goes on.
+#[test]
+fn an_export_clears_away_what_killed_ones_left() {
+    let it = Fixture::new();
+    let stored = it.pull(&it.image(&["a"]), "a");
+    let [dead, alive, file] =
+        ["dead", "alive", "file"].map(|name| it.path(&format!(".image-builder-export-{name}")));
+    fs::create_dir_all(dead.join("blobs/sha256")).unwrap();
+    fs::create_dir(&alive).unwrap();
+    fs::write(&file, "no folder").unwrap();
+    let lock = fs::File::open(&alive).unwrap();
+    lock.lock().unwrap();
+    it.store.export_dir(&stored, &it.path("out")).unwrap();
+    assert_eq!([dead, alive, file].map(|path| path.exists()), [false, true, true]);
+    let left = fs::read_dir(it.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(left.filter(|name| name.as_encoded_bytes().starts_with(b".image")).count(), 2);
+    drop(lock);
+}
+
 #[test]
 fn all_images_of_an_archive_with_their_names() {
     let it = Fixture::new();

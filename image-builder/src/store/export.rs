@@ -5,17 +5,23 @@
 
 use std::fs;
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use oci_spec::image::{Descriptor, ImageIndexBuilder, ImageManifestBuilder, MediaType};
+use tempfile::TempDir;
 
+use super::folder::retry;
 use super::pending::PendingFile;
 use super::{HeldLayer, ImageStore, StoredImage};
 use crate::digest::Digest;
 
 /// What `oci-layout` says.
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// What a folder is called in which a layout is being made: nobody keeps anything of theirs under such a name.
+const PREFIX: &str = ".image-builder-export-";
 
 /// The parts of a layout: everything but the layers is small.
 struct Parts {
@@ -32,8 +38,9 @@ impl ImageStore {
         let parts = Parts::of(self, image)?;
         let parent = parent(dir);
         // Under its name it is whole.
-        let work = tempfile::Builder::new().prefix(".export-").tempdir_in(parent);
-        let work = work.with_context(|| format!("cannot make a folder in {}", parent.display()))?;
+        let (work, lock) =
+            work_dir(parent).with_context(|| format!("cannot make a folder in {}", parent.display()))?;
+        remove_stale(parent, lock.metadata().context("cannot look at a new folder")?.uid());
         fs::create_dir_all(work.path().join("blobs/sha256")).context("cannot make the layout's folders")?;
         for (layer, _) in &parts.layers {
             let path = work.path().join(blob(&layer.disk.diff_id));
@@ -167,6 +174,35 @@ fn entry(
     data(out)?;
     let padding = usize::try_from(size.next_multiple_of(512) - size)?;
     out.write_all(&[0; 512][..padding]).context("cannot write the archive")
+}
+
+/// A folder in `parent` to make a layout in, and the lock on it, which the kernel takes from a process that dies.
+fn work_dir(parent: &Path) -> io::Result<(TempDir, fs::File)> {
+    loop {
+        let work = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
+        let lock = fs::File::open(work.path())?;
+        retry(|| lock.lock())?;
+        // Another export may have been faster, and taken it for stale.
+        if work.path().exists() {
+            return Ok((work, lock));
+        }
+    }
+}
+
+/// Removes work folders in `parent`, those of the user `owner`, whose processes died; as far as it can be done.
+fn remove_stale(parent: &Path, owner: u32) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let is_work = entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes());
+        // Links are not followed.
+        let is_own = || entry.metadata().is_ok_and(|meta| meta.is_dir() && meta.uid() == owner);
+        if is_work
+            && is_own()
+            && let Ok(folder) = fs::File::open(entry.path())
+            && folder.try_lock().is_ok()
+        {
+            drop(fs::remove_dir_all(entry.path()));
+        }
+    }
 }
 
 /// What is temporary is its owner's alone; a layout is as its user's umask has it, nearly.
