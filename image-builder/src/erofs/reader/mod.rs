@@ -4,7 +4,9 @@
 //! The disk is not trusted. Promises, whatever its bytes are:
 //! - No panic, and no loop without an end: names, sizes, addresses and counts are checked against the format and
 //!   against the disk's length before they are used; a directory that is met twice is an error.
-//! - Memory is bounded by one directory ([`super::tree::MAX_METADATA`] at most) and one path of 4096 bytes.
+//! - Memory is bounded. Looking up a path takes one directory at a time, [`super::tree::MAX_METADATA`] at most. A walk has
+//!   the directories on the way to where it is, and the number of each that it has been in; all their names together
+//!   are as many as the disk has room for.
 //! - Only what our writer writes is read (uncompressed, 4 KiB blocks, extended inodes); the rest is refused, never guessed.
 //!
 //! What is not checked is the content of files: for that the disk has its digest.
