@@ -246,6 +246,16 @@ fn ambiguous_names_are_as_go_reads_them() {
 }
 
 #[test]
+fn a_slash_makes_a_directory_of_nothing_but_v7s_type() {
+    let none = b"00000000000";
+    let archive = [raw(b"v7/", 0, none, b""), raw(b"ustar/", b'0', none, b""), raw(b"7/", b'7', none, b"")];
+    let mut tree = tree(&archive.concat()).unwrap();
+    let mut is_dir = |path| matches!(find(&mut tree, path).unwrap().body, Body::Dir(_));
+    assert_eq!(["v7", "ustar", "7"].map(&mut is_dir), [true, false, false]);
+    assert!(error(&raw(b"v7/", 0, b"00000000001", b"x")).contains("a directory (by its name) with 1 bytes"));
+}
+
+#[test]
 fn hostile_and_broken_archives_are_refused_by_name() {
     let file = || Tar::new().file("f", 0o644, b"x");
     let long = "n".repeat(256);

@@ -41,9 +41,9 @@ impl Header {
         }
     }
 
-    /// Entry type, `'0'` for V7's NUL.
+    /// Entry type: V7 has NUL for what is neither a link nor anything that came later.
     pub fn typeflag(&self) -> u8 {
-        if self.0[156] == 0 { b'0' } else { self.0[156] }
+        self.0[156]
     }
 
     /// The name, with the prefix of ustar and star before it.

@@ -270,10 +270,11 @@ impl<'a, R: BufRead> Reader<'a, R> {
         let size = u64::try_from(size).with_context(|| format!("negative size {size}"))?;
         let target = || link.unwrap_or_else(|| header.linkname());
         let kind = match header.typeflag() {
-            // V7 marks a directory by a slash at the end of the name.
-            b'0' if path.ends_with(b"/") && size == 0 => Kind::Dir,
-            b'0' if path.ends_with(b"/") => bail!("a directory (by its name) with {size} bytes of data"),
-            b'0' | b'7' => {
+            // V7 marks a directory by a slash at the end of the name. Where the type is '0' it is a file's: so for Go, while GNU
+            // tar makes a directory.
+            0 if path.ends_with(b"/") && size == 0 => Kind::Dir,
+            0 if path.ends_with(b"/") => bail!("a directory (by its name) with {size} bytes of data"),
+            0 | b'0' | b'7' => {
                 self.expect_data(size)?;
                 Kind::File { size: pax.sparse.map_or(Ok(size), |sparse| self.pax_sparse_file(&sparse))? }
             }
