@@ -84,7 +84,7 @@ fn kinds() -> Tar {
         .entry("corpus/large-ids", EntryType::Regular, 0o2000, b"x", owner(0x1f_ffff, 0x1f_fffe))
         .pax(&[("uid", b"4000000000"), ("gid", b"4294967294")])
         .file("corpus/larger-ids", 0, b"x")
-        .entry("corpus/v7-dir/", EntryType::Regular, 0o700, b"", |_| {})
+        .entry("corpus/v7-dir/", EntryType::Regular, 0o700, b"", |header| header.as_mut_bytes()[156] = 0)
         .entry("corpus/symlink", EntryType::Symlink, 0o600, b"", |header| {
             owner(1, 2)(header);
             header.set_link_name("/no/such").expect("it fits");
