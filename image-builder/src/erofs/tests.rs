@@ -191,6 +191,27 @@ fn paths_lead_through_the_layers_own_links() {
     assert!(is_whiteout(&mut tree, "usr/lib/gone") && is_opaque(&mut tree, "usr/lib/deep"));
 }
 
+/// What was found out about a path holds until one of its names leads elsewhere.
+#[test]
+fn links_replaced_are_followed_anew() {
+    let tar = Tar::new()
+        .symlink("l", "a/b")
+        .file("l/1", 0o644, b"")
+        .file("l/2", 0o644, b"")
+        .symlink("l", "c")
+        .file("l/3", 0o644, b"")
+        .file("c", 0o644, b"in its place")
+        .dir("c", 0o755)
+        .file("l/4", 0o644, b"")
+        .symlink("to", "d")
+        .hard_link("l", "to")
+        .file("l/5", 0o644, b"");
+    let mut tree = tree(&tar.finish()).unwrap();
+    for (path, is_there) in [("a/b/1", true), ("a/b/2", true), ("c/3", false), ("c/4", true), ("d/5", true)] {
+        assert_eq!(find(&mut tree, path).is_some(), is_there, "{path}");
+    }
+}
+
 /// As Docker and containerd do with layers of old, made on aufs.
 #[test]
 fn aufs_links() {

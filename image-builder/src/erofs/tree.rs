@@ -92,13 +92,16 @@ pub struct Tree {
     memory: usize,
     /// Of all entries so far.
     newest: Option<Mtime>,
+    /// The last path that led through links, and the directory that it leads to: entries of one directory come together, and
+    /// there can be thousands of steps to each. None since a name on the way may lead elsewhere.
+    followed: Option<(Vec<Box<[u8]>>, Id)>,
 }
 
 impl Default for Tree {
     fn default() -> Self {
         let implied = Body::Dir(Dir { implied: true, ..Dir::default() });
         let root = Inode { attributes: IMPLIED, xattrs: Vec::new(), body: implied };
-        Self { inodes: vec![root], memory: 0, newest: None }
+        Self { inodes: vec![root], memory: 0, newest: None, followed: None }
     }
 }
 
@@ -159,6 +162,12 @@ impl Tree {
     /// [`Tree::descend`] where symbolic links are on the way: they lead where they will lead the container's kernel, but
     /// never above the layer's root.
     fn follow(&mut self, names: &[&[u8]], make: bool) -> Result<Option<Id>> {
+        if let Some((path, dir)) = &self.followed
+            && path.iter().map(|name| &**name).eq(names.iter().copied())
+        {
+            return Ok(Some(*dir));
+        }
+        let path = names.iter().map(|&name| name.into()).collect();
         let mut at = ROOT;
         let mut names: Vec<Box<[u8]>> = names.iter().rev().map(|&name| name.into()).collect();
         // The name that is to come, these and the links': so no path in the tree is longer than Linux's longest.
@@ -188,6 +197,7 @@ impl Tree {
                 }
             }
         }
+        self.followed = Some((path, at));
         Ok(Some(at))
     }
 
@@ -239,12 +249,15 @@ impl Tree {
         let (name, parents) = path::split_last(names)?;
         let parent = self.make_dirs(parents)?;
         self.charge(INODE_COST + name.len())?;
-        self.dir(parent)?.children.insert(name.into(), target);
+        if self.dir(parent)?.children.insert(name.into(), target).is_some() {
+            self.followed = None;
+        }
         Ok(())
     }
 
     /// Takes `name` out of the root directory, with all below it, if it is there.
     pub fn remove(&mut self, name: &[u8]) {
+        self.followed = None;
         if let Body::Dir(root) = &mut self.inodes[ROOT].body {
             root.children.remove(name);
         }
@@ -315,6 +328,9 @@ impl Tree {
         let id = self.inodes.len();
         self.inodes.push(Inode { attributes, xattrs, body });
         let before = self.dir(parent)?.children.insert(name.into(), id);
+        if before.is_some() {
+            self.followed = None;
+        }
         // Where the layer had something else first, or a whiteout, the lower layers' directory is gone: a new one
         // must not be merged with it.
         if let (Some(_), Body::Dir(dir)) = (before, &mut self.inodes[id].body) {
