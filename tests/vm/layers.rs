@@ -1,6 +1,6 @@
 //! Layer disks as the guest's kernel sees them.
 
-use crate::harness::{Test, options, run, store, temporary};
+use crate::harness::{Test, options, probe, run, store, temporary};
 use crate::tests;
 use anyhow::{Context, Result, ensure};
 use image_builder::store::LayerFs;
@@ -14,7 +14,14 @@ use vch::RunOptions;
 pub fn tests() -> Vec<Test> {
     let ext4 = Test::new("layers::ext4_layer_disk", ext4_layer_disk);
     [
-        tests![stacking, stacking_on_ext4, entries, many_layers_and_repeated_ones, implied_directories],
+        tests![
+            stacking,
+            stacking_on_ext4,
+            entries,
+            many_layers_and_repeated_ones,
+            implied_directories,
+            root_folder
+        ],
         vec![ext4],
     ]
     .into_iter()
@@ -134,6 +141,31 @@ fn implied_directories() -> Result<()> {
     let above = Tar::new().file("tmp/x", 0o644, b"").file("lib/x", 0o644, b"by the link\n");
     let script = "stat -c %a /tmp /usr/lib; readlink /lib; cat /usr/lib/x";
     run(&image(dir.path(), vec![below, above], script)?)?.gives("1777\n711\nusr/lib\nby the link\n")
+}
+
+/// `/` is as its topmost layer has it, xattrs, ACLs and time among the rest.
+fn root_folder() -> Result<()> {
+    let dir = temporary()?;
+    // Version 2: user::rwx, user:7:rwx, group::r-x, mask::rwx, other::r-x.
+    let acl = b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x02\0\x07\0\x07\0\0\0\x04\0\x05\0\xff\xff\xff\xff\
+                \x10\0\x07\0\xff\xff\xff\xff\x20\0\x05\0\xff\xff\xff\xff";
+    // What is mounted on must be there: to make it would be a change.
+    let below = ["dev", "proc", "sys"].into_iter().fold(Tar::new(), |tar, dir| tar.dir(dir, 0o755));
+    let above = Tar::new()
+        .file("probe", 0o755, &fs::read(probe())?)
+        .pax(&[
+            ("mtime", b"981173106.5"),
+            ("SCHILY.xattr.user.colour", b"red"),
+            ("SCHILY.xattr.system.posix_acl_access", acl),
+        ])
+        .dir("./", 0o775);
+    let options = image(dir.path(), vec![below, above], "/probe tree / 2>/dev/null | head -n 1")?;
+    let line = run(&options)?.out();
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    for part in ["\t0775\t0:0\t981173106.500000000\t", &hex(b"red"), &hex(acl)] {
+        ensure!(line.contains(part), "{part:?} is not in {line:?}");
+    }
+    Ok(())
 }
 
 /// Layer disks that others have made as ext4 work, too: tether looks at the superblock.
