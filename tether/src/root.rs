@@ -4,7 +4,6 @@ use crate::disks::{Disk, Disks};
 use crate::failure::{Context, Failure};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-
 use nix::sys::stat::{Mode, fchmodat, stat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, chown};

@@ -141,11 +141,14 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// 15 hex digits that tell these layer disks from all others, be it of the same layers.
+/// The rules by which layers are merged. Another number makes all merged disks anew.
+const RULES: &str = "2";
+
+/// 15 hex digits that tell these layer disks, merged by these rules, from all others, be it of the same layers.
 fn label(layers: &[HeldLayer]) -> [u8; 15] {
-    let hashes: Vec<_> = layers.iter().map(|layer| layer.disk.verity.root_hash.to_string()).collect();
+    let hashes: String = layers.iter().map(|layer| layer.disk.verity.root_hash.to_string()).collect();
     let mut label = [0; 15];
-    label.copy_from_slice(&Digest::of(hashes.concat().as_bytes()).hex().as_bytes()[..15]);
+    label.copy_from_slice(&Digest::of(format!("{RULES}{hashes}").as_bytes()).hex().as_bytes()[..15]);
     label
 }
 
