@@ -7,6 +7,7 @@
 //! - [`image`]: found in the store, or brought into it; [`layers`], [`scratch`]: the disks, [`disk`]: as QEMU gets them; [`boot`]: kernel or CD; [`accel`]: KVM or TCG; [`name`]: who has which name
 //! - [`qemu`]: the command line; [`vm`]: the process; [`qmp`], [`console`]: what it says
 //! - [`conversation`]: the protocol's order; [`relay`]: the event loop; [`stdio`], [`terminal`], [`signals`]: the user
+//! - [`log`]: the container's output, kept on the host
 //! - [`exit`]: the outcome, its exit code and its sentence; [`timeline`]: what happened when
 
 pub mod accel;
@@ -19,6 +20,7 @@ pub mod disk;
 pub mod exit;
 pub mod image;
 pub mod layers;
+pub mod log;
 pub mod name;
 pub mod options;
 pub mod progress;
