@@ -4,21 +4,45 @@
 //! any ordered byte stream (a virtio-serial port, vsock, a UART). [`Link`] is the state machine that
 //! both sides run; [`Start`] and its [`MachineSpec`] are what the guest is asked to run.
 //!
-//! On the wire, each side first sends a [hello](handshake), then [frames](frame). Control messages
-//! are JSON; stdin, stdout and stderr are raw bytes with an offset, and each stream has its own
-//! credit, so that one that nobody reads stops neither the others nor the control messages.
+//! On the wire, the two sides [greet](handshake) each other and say where all streams stand, then send [frames](frame).
+//! Every byte is kept until the other side has used it, so that nothing is lost with a line, nor comes twice. stdin,
+//! stdout and stderr of each session, and the control messages, are streams with a credit of their own: one that nobody
+//! reads stops no other. `PROTOCOL.md` has all of it, byte by byte.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::unreachable
+    )
+)]
 
 mod buffer;
-mod flow;
+mod checksum;
+mod control;
+mod error;
 pub mod frame;
 pub mod handshake;
+mod incoming;
+mod line;
 mod link;
 mod machine;
 mod message;
 pub mod oci;
+mod outgoing;
+mod resume;
+mod session;
+mod table;
 
+pub use error::ProtocolError;
 pub use frame::Stream;
-pub use link::{Event, GuestLink, HostLink, Link, ProtocolError};
+pub use line::State;
+pub use link::{CHECKED_HIGH_WATER, Event, GuestLink, HIGH_WATER, HostLink, Link};
 pub use machine::{Disks, Layer, MachineSpec, RootHash, SPEC_VERSION, Verity};
 pub use message::{ExitStatus, Failure, Stage, Start, Step, ToGuest, ToHost};
+pub use resume::MOST_SESSIONS;
+pub use session::{EXEC_WINDOW, WINDOW};
+pub use table::Kept;
 pub use uuid::Uuid;

@@ -1,25 +1,28 @@
 //! The state machine that each side of the channel runs.
 //!
-//! It has two states: looking for the other's hello, and connected. In both, the owner hands over
-//! what it read ([`Link::receive`]) and writes what [`Link::output`] holds; in between it takes
-//! [events](Event), [consumes](Link::consume) stream data and [fills](Link::fill) streams. Memory is
-//! bounded by the streams' windows and the largest frame, whatever the other side sends.
+//! The owner hands over what it read ([`Link::receive`]) and writes what [`Link::output`] holds; in between it takes
+//! [events](Event), [consumes](Link::consume) stream data and [fills](Link::fill) streams. A link outlives the lines that
+//! it runs on: [`Link::disconnect`] when one is gone, and [`HostLink::listen`], [`HostLink::reattach`] or
+//! [`GuestLink::knock`] on the next. Memory is bounded by the streams' windows and the largest frame, whatever the other
+//! side sends.
 
-use crate::buffer::Buffer;
-use crate::flow::{Incoming, Outgoing};
-use crate::frame::{BadFrame, HEADER, Header, Kind, MAX_DATA, MAX_TO_GUEST, MAX_TO_HOST, Stream};
-use crate::handshake::{self, Found, VERSIONS};
+use crate::control;
+use crate::error::ProtocolError;
+use crate::frame::{Kind, Stream};
+use crate::handshake::Nonce;
+use crate::incoming::Incoming;
+use crate::line::{Item, Line, Side, State};
 use crate::message::{ToGuest, ToHost};
+use crate::outgoing::Outgoing;
+use crate::table::{Kept, Table};
 use serde::{Serialize, de::DeserializeOwned};
-use std::collections::VecDeque;
 use std::marker::PhantomData;
 
-/// Stop filling streams while this many bytes wait to be written, so that control messages never
-/// stand behind more than that.
-const HIGH_WATER: usize = 128 << 10;
-
-/// Session 0, the container's process: the only one that version 1 has.
-const SESSION: u32 = 0;
+/// No more is queued while this many bytes wait to be written, so that control messages never stand behind more than that
+/// and one frame.
+pub const HIGH_WATER: usize = 128 << 10;
+/// The same on a checked line, which is slow.
+pub const CHECKED_HIGH_WATER: usize = 8 << 10;
 
 /// The host's end: sends [`ToGuest`], receives [`ToHost`].
 pub type HostLink = Link<ToHost, ToGuest>;
@@ -28,179 +31,235 @@ pub type GuestLink = Link<ToGuest, ToHost>;
 
 /// One end of the channel. `In` and `Out` are the messages that it receives and sends.
 pub struct Link<In, Out> {
-    connected: bool,
-    /// The longest control message that may come, and that may be sent, in bytes.
-    most_in: usize,
-    most_out: usize,
-    input: Buffer,
-    output: Buffer,
-    events: VecDeque<Event<In>>,
-    outgoing: [Option<Outgoing>; 3],
-    incoming: [Option<Incoming>; 3],
-    sends: PhantomData<Out>,
+    side: Side,
+    line: Line,
+    table: Table,
+    /// To be told of.
+    connected: Option<u16>,
+    messages: PhantomData<(In, Out)>,
 }
 
 /// What the owner must know of.
 #[derive(Debug, PartialEq)]
 pub enum Event<In> {
-    /// The other side is there; both speak this version.
+    /// The two sides have found each other, for the first time or again; both speak this version.
     Connected(u16),
-    /// It says this.
+    /// The other side says this. It counts as received when it was taken, that is, with what is written next.
     Message(In),
 }
 
 impl HostLink {
-    /// The host's end, with its hello waiting in [`Link::output`].
-    pub fn host() -> Self {
-        let receives = [Stream::Stdout, Stream::Stderr];
-        Self { most_in: MAX_TO_HOST, most_out: MAX_TO_GUEST, ..Self::new(&[Stream::Stdin], &receives) }
+    /// The end of a host that has started the guest, and waits for its knock. `nonce` is random. Frames are `checked` on a
+    /// line that loses bytes.
+    pub fn host(nonce: Nonce, checked: bool) -> Self {
+        let mut link = Self::new(Side::Host, nonce, checked, None);
+        link.listen();
+        link
+    }
+
+    /// The end of a host that takes a running guest over, with the bytes that it has `kept` of each stream; of other
+    /// streams it gets what the guest still has. It is told on connecting which sessions there are.
+    pub fn adopting(nonce: Nonce, checked: bool, kept: Kept) -> Self {
+        let mut link = Self::new(Side::Host, nonce, checked, Some(kept));
+        link.reattach();
+        link
+    }
+
+    /// Waits for the guest's knock, on a new line that the guest has opened or will open.
+    pub fn listen(&mut self) {
+        self.line.listen();
+    }
+
+    /// Greets a guest that may be in the middle of a frame, and may not have noticed that a host was gone.
+    pub fn reattach(&mut self) {
+        self.line.greet(true);
+    }
+
+    /// Makes a session, and says its ID, which is higher than all before. None if there are too many at once, or if this
+    /// host has not heard yet which there are.
+    pub fn open(&mut self) -> Option<u32> {
+        let id = self.table.open();
+        self.pump();
+        id
+    }
+
+    /// Ends a session other than the first: nothing of it is sent or received any more.
+    pub fn close(&mut self, session: u32) {
+        self.table.close(session);
+        self.pump();
     }
 }
 
 impl GuestLink {
-    /// The guest's end, with its hello waiting in [`Link::output`].
+    /// The guest's end, on a line that it has just opened.
     pub fn guest() -> Self {
-        let sends = [Stream::Stdout, Stream::Stderr];
-        Self { most_in: MAX_TO_GUEST, most_out: MAX_TO_HOST, ..Self::new(&sends, &[Stream::Stdin]) }
+        let mut link = Self::new(Side::Guest, [0; 16], false, None);
+        link.knock();
+        link
+    }
+
+    /// Asks for the host's hello, on a line that was opened anew.
+    pub fn knock(&mut self) {
+        self.line.knock(false);
     }
 }
 
 impl<In: DeserializeOwned, Out: Serialize> Link<In, Out> {
-    fn new(sends: &[Stream], receives: &[Stream]) -> Self {
-        let all = [Stream::Stdin, Stream::Stdout, Stream::Stderr];
-        let mut output = Buffer::default();
-        output.extend(&handshake::encode(VERSIONS));
-        Self {
-            connected: false,
-            most_in: 0,
-            most_out: 0,
-            input: Buffer::default(),
-            output,
-            events: VecDeque::new(),
-            outgoing: all.map(|stream| sends.contains(&stream).then(Outgoing::new)),
-            incoming: all.map(|stream| receives.contains(&stream).then(Incoming::new)),
-            sends: PhantomData,
+    fn new(side: Side, nonce: Nonce, checked: bool, kept: Option<Kept>) -> Self {
+        let line = Line::new(side, nonce, checked);
+        Self { side, line, table: Table::new(side, kept), connected: None, messages: PhantomData }
+    }
+
+    /// The line is gone. What was sent and not confirmed will be sent again on the next one.
+    pub fn disconnect(&mut self) {
+        self.line.disconnect();
+    }
+
+    /// How far the two sides have found each other.
+    pub fn state(&self) -> State {
+        self.line.state()
+    }
+
+    /// Whether something was said, or is to be said, that the other side has not confirmed. On a line that loses bytes it
+    /// may never do that.
+    pub fn unacknowledged(&self) -> bool {
+        self.state() != State::Connected || self.table.is_waiting()
+    }
+
+    /// Starts the handshake anew on a line that loses bytes: to be called when there was no progress for a while and
+    /// something is [`Link::unacknowledged`]. On other lines, or on none, it does nothing.
+    pub fn resync(&mut self) {
+        match (self.side, self.state()) {
+            (_, State::Down) | (Side::Host, State::Waiting) => {}
+            (Side::Host, _) if self.line.is_checked() => self.line.greet(true),
+            (Side::Guest, State::Waiting) => self.line.knock(false),
+            (Side::Guest, _) if self.line.is_checked() => self.line.knock(true),
+            _ => {}
         }
     }
 
     /// What must be written to the line next.
     pub fn output(&self) -> &[u8] {
-        self.output.as_slice()
+        self.line.output()
     }
 
     /// Says that `count` bytes of [`Link::output`] were written.
     pub fn wrote(&mut self, count: usize) {
-        self.output.consume(count);
-        self.grant_all();
+        self.line.wrote(count);
+        self.pump();
     }
 
     /// The next event, if any.
-    pub fn event(&mut self) -> Option<Event<In>> {
-        self.events.pop_front()
+    ///
+    /// # Errors
+    /// What has come is no message.
+    pub fn event(&mut self) -> Result<Option<Event<In>>, ProtocolError> {
+        if let Some(version) = self.connected.take() {
+            return Ok(Some(Event::Connected(version)));
+        }
+        let stream = &mut self.table.control_in;
+        let Some((json, length)) = control::first(stream.pending(), control::most_to(self.side))? else {
+            return Ok(None);
+        };
+        let message =
+            serde_json::from_slice(json).map_err(|error| ProtocolError::Message(error.to_string()))?;
+        stream.consume(length);
+        self.pump();
+        Ok(Some(Event::Message(message)))
     }
 
     /// Queues a control message.
     ///
     /// # Errors
-    /// [`ProtocolError::Message`] when it cannot be written as JSON of at most [`MAX_TO_GUEST`] or [`MAX_TO_HOST`] bytes.
+    /// [`ProtocolError::Message`] when it cannot be written as JSON of at most
+    /// [`MAX_TO_GUEST`](crate::frame::MAX_TO_GUEST) or [`MAX_TO_HOST`](crate::frame::MAX_TO_HOST) bytes.
     pub fn send(&mut self, message: &Out) -> Result<(), ProtocolError> {
-        let json = serde_json::to_vec(message).map_err(|error| ProtocolError::Message(error.to_string()))?;
-        let most = self.most_out;
-        if json.len() > most {
-            return Err(ProtocolError::Message(format!(
-                "a message of {} bytes; at most {most} are allowed",
-                json.len()
-            )));
-        }
-        self.frame(Kind::Control, Stream::Stdin, 0, &json);
+        let other = if self.side == Side::Host { Side::Guest } else { Side::Host };
+        self.table.control_out.push(&control::encode(message, control::most_to(other))?);
+        self.pump();
         Ok(())
     }
 
-    /// How many bytes of `stream` may be queued now.
-    pub fn room(&self, stream: Stream) -> usize {
-        let credit = outgoing(&self.outgoing, stream).map_or(0, Outgoing::credit);
-        if !self.connected || self.output.len() >= HIGH_WATER {
-            return 0;
-        }
-        usize::try_from(credit).unwrap_or(usize::MAX).min(MAX_DATA)
+    /// The sessions that are open, by ascending ID; 0 is the container's process.
+    pub fn sessions(&self) -> impl Iterator<Item = u32> {
+        self.table.sessions.iter().map(|session| session.id)
     }
 
-    /// Lets `read` put up to [`Link::room`] bytes of `stream` straight into the output; it says how many it
-    /// put there, and so does this. 0 bytes, or an error, queue nothing. Without any room `read` is not called, and this gives
-    /// none: a read of no bytes would look like the end.
+    /// Whether a session is open. The guest's ends when the host closes it.
+    pub fn is_open(&self, session: u32) -> bool {
+        self.table.session(session).is_some()
+    }
+
+    /// How many bytes of a stream may be added now; more may be possible later.
+    pub fn room(&self, session: u32, stream: Stream) -> usize {
+        self.outgoing(session, stream).map_or(0, Outgoing::room)
+    }
+
+    /// Lets `read` put up to [`Link::room`] bytes of a stream to where they are kept; it says how many it put there, and
+    /// so does this. 0 bytes, or an error, add nothing. Without any room `read` is not called, and this gives none: a read
+    /// of no bytes would look like the end.
     pub fn fill<E>(
         &mut self,
+        session: u32,
         stream: Stream,
         read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Result<Option<usize>, E> {
-        let room = self.room(stream);
-        if room == 0 {
-            return Ok(None);
-        }
-        let offset = outgoing(&self.outgoing, stream).map_or(0, |flow| flow.offset);
-        let count = self.output.append_with(HEADER, room, read, |head, used| {
-            let length = u32::try_from(used).unwrap_or(0);
-            head.copy_from_slice(
-                &Header { kind: Kind::Data, stream, session: SESSION, offset, length }.encode(),
-            );
-        })?;
-        if let Some(flow) = outgoing_mut(&mut self.outgoing, stream) {
-            flow.offset += count as u64;
-        }
-        Ok(Some(count))
+        let Some(flow) = self.outgoing_mut(session, stream) else { return Ok(None) };
+        let filled = flow.fill(read)?;
+        self.pump();
+        Ok(filled)
     }
 
-    /// Ends `stream`: no more will be sent.
-    pub fn end(&mut self, stream: Stream) {
-        let Some(flow) = outgoing_mut(&mut self.outgoing, stream) else { return };
-        if !flow.ended {
-            flow.ended = true;
-            let offset = flow.offset;
-            self.frame(Kind::End, stream, offset, &[]);
+    /// Ends a stream: no more will be added.
+    pub fn end(&mut self, session: u32, stream: Stream) {
+        if let Some(flow) = self.outgoing_mut(session, stream) {
+            flow.finish();
+            self.pump();
         }
     }
 
-    /// Whether the other side has said that it wants no more of `stream`.
-    pub fn unwanted(&self, stream: Stream) -> bool {
-        outgoing(&self.outgoing, stream).is_some_and(|flow| flow.stopped)
+    /// Whether the other side has said that it wants no more of a stream.
+    pub fn unwanted(&self, session: u32, stream: Stream) -> bool {
+        self.outgoing(session, stream).is_some_and(Outgoing::is_stopped)
     }
 
-    /// What has come of `stream` and was not consumed yet.
-    pub fn pending(&self, stream: Stream) -> &[u8] {
-        self.receiving(stream).map_or(&[], |flow| flow.buffer.as_slice())
+    /// Whether the other side has used all of a stream that was [ended](Link::end), or wants no more of it.
+    pub fn delivered(&self, session: u32, stream: Stream) -> bool {
+        self.outgoing(session, stream).is_none_or(Outgoing::is_delivered)
     }
 
-    /// Whether all of `stream` has come and was consumed.
-    pub fn finished(&self, stream: Stream) -> bool {
-        self.receiving(stream).is_none_or(|flow| (flow.ended || flow.stopped) && flow.buffer.is_empty())
+    /// What has come of a stream and was not consumed yet.
+    pub fn pending(&self, session: u32, stream: Stream) -> &[u8] {
+        self.incoming(session, stream).map_or(&[], Incoming::pending)
     }
 
-    /// Says that the first `count` pending bytes of `stream` have been used, which lets the sender go on.
-    pub fn consume(&mut self, stream: Stream, count: usize) {
-        let Some(flow) = self.receiving_mut(stream) else { return };
-        flow.buffer.consume(count);
-        self.grant_all();
+    /// Whether all of a stream has come and was consumed, or is not wanted.
+    pub fn finished(&self, session: u32, stream: Stream) -> bool {
+        self.incoming(session, stream).is_none_or(Incoming::is_finished)
     }
 
-    /// Tells of new credit. Not to someone who does not read what we say: it would pile up here, and a limit can
-    /// just as well be told later.
-    fn grant_all(&mut self) {
-        for stream in [Stream::Stdin, Stream::Stdout, Stream::Stderr] {
-            if self.output.len() < HIGH_WATER
-                && let Some(limit) = self.receiving_mut(stream).and_then(Incoming::grant)
-            {
-                self.frame(Kind::Credit, stream, limit, &[]);
-            }
+    /// Says that the first `count` pending bytes of a stream have been used, which lets the sender go on and forget them.
+    pub fn consume(&mut self, session: u32, stream: Stream, count: usize) {
+        if let Some(flow) = self.incoming_mut(session, stream) {
+            flow.consume(count);
+            self.pump();
         }
     }
 
-    /// Says that nobody will read `stream` any more: what is pending and what still comes is dropped.
-    pub fn stop(&mut self, stream: Stream) {
-        let Some(flow) = self.receiving_mut(stream) else { return };
-        flow.buffer.consume(usize::MAX);
-        if !flow.stopped {
-            flow.stopped = true;
-            self.frame(Kind::Stop, stream, 0, &[]);
+    /// Says that nobody will read a stream any more: what is pending and what still comes is dropped.
+    pub fn stop(&mut self, session: u32, stream: Stream) {
+        if let Some(flow) = self.incoming_mut(session, stream) {
+            flow.stop();
+            self.pump();
+        }
+    }
+
+    /// How many bytes of a stream were added or consumed since it began.
+    pub fn position(&self, session: u32, stream: Stream) -> u64 {
+        match (self.outgoing(session, stream), self.incoming(session, stream)) {
+            (Some(flow), _) => flow.end(),
+            (_, Some(flow)) => flow.used(),
+            _ => 0,
         }
     }
 
@@ -209,163 +268,57 @@ impl<In: DeserializeOwned, Out: Serialize> Link<In, Out> {
     /// # Errors
     /// When they are not what an honest other side sends. The link is of no use after that.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<(), ProtocolError> {
-        self.input.extend(bytes);
-        if !self.connected && !self.find_hello()? {
-            return Ok(());
-        }
-        while let Some((head, rest)) = self.input.as_slice().split_first_chunk::<HEADER>() {
-            let header = Header::decode(head, self.most_in)?;
-            let length = header.length as usize;
-            if rest.len() < length {
-                break;
-            }
-            self.take(header)?;
-            self.input.consume(HEADER + length);
-        }
-        Ok(())
-    }
-
-    fn find_hello(&mut self) -> Result<bool, ProtocolError> {
-        match handshake::find(self.input.as_slice()) {
-            Found::Nothing(rubbish) => {
-                self.input.consume(rubbish);
-                Ok(false)
-            }
-            Found::Hello(length, theirs) => {
-                self.input.consume(length);
-                let version = handshake::agree(VERSIONS, theirs)
-                    .ok_or(ProtocolError::Version { ours: VERSIONS, theirs })?;
-                self.connected = true;
-                self.events.push_back(Event::Connected(version));
-                Ok(true)
-            }
-        }
-    }
-
-    /// Takes the frame that stands whole at the front of the input.
-    fn take(&mut self, header: Header) -> Result<(), ProtocolError> {
-        let Header { kind, stream, session, offset, length } = header;
-        let payload = self.input.as_slice().get(HEADER..HEADER + length as usize).unwrap_or_default();
-        if session != SESSION {
-            return Err(ProtocolError::Session(session));
-        }
-        if kind == Kind::Control {
-            let message =
-                serde_json::from_slice(payload).map_err(|error| ProtocolError::Message(error.to_string()))?;
-            self.events.push_back(Event::Message(message));
-            return Ok(());
-        }
-        let wrong_way = ProtocolError::Direction(kind, stream);
-        match kind {
-            Kind::Credit | Kind::Stop => {
-                let flow = outgoing_mut(&mut self.outgoing, stream).ok_or(wrong_way)?;
-                flow.limit = flow.limit.max(offset);
-                flow.stopped |= kind == Kind::Stop;
-            }
-            Kind::Data | Kind::End | Kind::Control => {
-                let flow =
-                    self.incoming.get_mut(stream as usize).and_then(Option::as_mut).ok_or(wrong_way)?;
-                let end = offset.saturating_add(u64::from(length));
-                if flow.ended || offset != flow.offset || end > flow.granted.max(flow.offset) {
-                    return Err(ProtocolError::Offset {
-                        stream,
-                        expected: flow.offset,
-                        found: offset,
-                        length,
-                    });
-                }
-                flow.offset = end;
-                flow.ended = kind == Kind::End;
-                if flow.stopped {
-                    flow.granted = flow.granted.max(end);
-                } else {
-                    flow.buffer.extend(payload);
+        self.line.push(bytes);
+        while let Some(item) = self.line.next()? {
+            match item {
+                // The guest says first where it stands: a host may know nothing.
+                Item::Greeted if self.side == Side::Guest => self.table.tell(&mut self.line),
+                Item::Greeted => {}
+                Item::Frame(header) => {
+                    let resuming = self.state() == State::Resuming;
+                    let payload = self.line.payload(&header);
+                    match (resuming, header.kind) {
+                        (true, Kind::Resume) => self.table.resume(&header, payload)?,
+                        (true, _) => return Err(ProtocolError::Unexpected(header.kind, header.lane)),
+                        (false, _) => self.table.take(&header, payload)?,
+                    }
+                    self.line.taken(&header);
+                    if resuming {
+                        if self.side == Side::Host {
+                            self.table.tell(&mut self.line);
+                        }
+                        self.connected = Some(self.line.version());
+                    }
                 }
             }
         }
+        self.pump();
         Ok(())
     }
 
-    fn frame(&mut self, kind: Kind, stream: Stream, offset: u64, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap_or(0);
-        self.output.extend(&Header { kind, stream, session: SESSION, offset, length }.encode());
-        self.output.extend(payload);
+    /// Queues what can be sent, as long as not too much waits already. (Nobody may be reading what we say: then credits
+    /// and the like need not pile up, either.)
+    fn pump(&mut self) {
+        let high_water = if self.line.is_checked() { CHECKED_HIGH_WATER } else { HIGH_WATER };
+        while self.state() == State::Connected
+            && self.line.output().len() < high_water
+            && self.table.emit(&mut self.line)
+        {}
     }
 
-    fn receiving(&self, stream: Stream) -> Option<&Incoming> {
-        self.incoming.get(stream as usize).and_then(Option::as_ref)
+    fn outgoing(&self, session: u32, stream: Stream) -> Option<&Outgoing> {
+        self.table.session(session).and_then(|session| session.outgoing(stream))
     }
 
-    fn receiving_mut(&mut self, stream: Stream) -> Option<&mut Incoming> {
-        self.incoming.get_mut(stream as usize).and_then(Option::as_mut)
+    fn outgoing_mut(&mut self, session: u32, stream: Stream) -> Option<&mut Outgoing> {
+        self.table.session_mut(session).and_then(|session| session.outgoing_mut(stream))
     }
-}
 
-fn outgoing(flows: &[Option<Outgoing>; 3], stream: Stream) -> Option<&Outgoing> {
-    flows.get(stream as usize).and_then(Option::as_ref)
-}
-
-fn outgoing_mut(flows: &mut [Option<Outgoing>; 3], stream: Stream) -> Option<&mut Outgoing> {
-    flows.get_mut(stream as usize).and_then(Option::as_mut)
-}
-
-/// What the other side did wrong.
-#[derive(Debug, PartialEq, Eq)]
-pub enum ProtocolError {
-    /// No version of the protocol is known to both.
-    Version {
-        /// The range this side knows.
-        ours: (u16, u16),
-        /// The range the other side knows.
-        theirs: (u16, u16),
-    },
-    /// Bytes that are not a frame.
-    Frame(BadFrame),
-    /// A control message that cannot be understood, or cannot be sent.
-    Message(String),
-    /// A session that does not exist.
-    Session(u32),
-    /// A frame about a stream that does not flow this way.
-    Direction(Kind, Stream),
-    /// Data that does not continue the stream, or goes beyond what it may send.
-    Offset {
-        /// The stream.
-        stream: Stream,
-        /// Where it stood.
-        expected: u64,
-        /// Where the frame begins.
-        found: u64,
-        /// The frame's bytes.
-        length: u32,
-    },
-}
-
-impl From<BadFrame> for ProtocolError {
-    fn from(bad: BadFrame) -> Self {
-        Self::Frame(bad)
+    fn incoming(&self, session: u32, stream: Stream) -> Option<&Incoming> {
+        self.table.session(session).and_then(|session| session.incoming(stream))
     }
-}
 
-impl std::error::Error for ProtocolError {}
-
-impl std::fmt::Display for ProtocolError {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Version { ours, theirs } => write!(
-                out,
-                "no common protocol version: this side knows {} to {}, the other {} to {}",
-                ours.0, ours.1, theirs.0, theirs.1
-            ),
-            Self::Frame(bad) => bad.fmt(out),
-            Self::Message(why) => write!(out, "bad control message: {why}"),
-            Self::Session(session) => write!(out, "unknown session {session}"),
-            Self::Direction(kind, stream) => {
-                write!(out, "a {kind:?} frame for {stream:?} came the wrong way")
-            }
-            Self::Offset { stream, expected, found, length } => write!(
-                out,
-                "{stream:?} stands at byte {expected}; {length} bytes at {found} do not fit there or were not asked for"
-            ),
-        }
+    fn incoming_mut(&mut self, session: u32, stream: Stream) -> Option<&mut Incoming> {
+        self.table.session_mut(session).and_then(|session| session.incoming_mut(stream))
     }
 }
