@@ -4,7 +4,7 @@ use crate::failure::{Context, Failure};
 use crate::uevents::{DEADLINE, Uevents};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use protocol::{Event, GuestLink, Stage, ToGuest, ToHost};
+use protocol::{Event, GuestLink, ProtocolError, Stage, Stream, ToGuest, ToHost};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// The virtio-serial port's name, as the host gives it.
 const PORT: &str = "org.containervm.channel";
 
+/// The container's process, as the channel knows it.
+pub const SESSION: u32 = 0;
+
 /// How long the host may take to acknowledge a last message before the machine powers off regardless.
 const LAST_WORD: Duration = Duration::from_secs(10);
 
@@ -22,6 +25,8 @@ const LAST_WORD: Duration = Duration::from_secs(10);
 pub struct Channel {
     /// The protocol's end.
     pub link: GuestLink,
+    /// No host has the other end of the port, as far as the last read knew. Until one has, the port counts as hung up.
+    pub deserted: bool,
     port: File,
 }
 
@@ -40,7 +45,7 @@ impl Channel {
             .custom_flags(OFlag::O_NONBLOCK.bits())
             .open(&path)
             .at(Stage::Channel, || format!("opening {}", path.display()))?;
-        Ok(Self { link: GuestLink::guest(), port })
+        Ok(Self { link: GuestLink::guest(), deserted: false, port })
     }
 
     /// The port, to be polled.
@@ -50,7 +55,7 @@ impl Channel {
 
     /// Queues a message.
     pub fn send(&mut self, message: &ToHost) -> Result<(), Failure> {
-        self.link.send(message).map_err(|error| Failure::new(Stage::Channel, error.to_string()))
+        self.link.send(message).map_err(broken)
     }
 
     /// Writes what waits to be written, as far as the port takes it.
@@ -69,13 +74,24 @@ impl Channel {
     /// Reads what has come.
     pub fn receive(&mut self) -> Result<(), Failure> {
         let mut bytes = [0; 32 << 10];
-        match self.port.read(&mut bytes) {
-            Ok(count) => self
-                .link
-                .receive(bytes.get(..count).unwrap_or_default())
-                .map_err(|error| Failure::new(Stage::Channel, error.to_string())),
+        let read = self.port.read(&mut bytes);
+        self.deserted = matches!(read, Ok(0));
+        match read {
+            Ok(count) => self.link.receive(bytes.get(..count).unwrap_or_default()).map_err(broken),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(()),
             error => error.map(drop).at(Stage::Channel, || "reading from the channel"),
+        }
+    }
+
+    /// The next message that has come, if any.
+    pub fn message(&mut self) -> Result<Option<ToGuest>, Failure> {
+        loop {
+            match self.link.event().map_err(broken)? {
+                Some(Event::Message(message)) => return Ok(Some(message)),
+                // A host has come, or come back: all that concerns it is the link's.
+                Some(Event::Connected(_)) => {}
+                None => return Ok(None),
+            }
         }
     }
 
@@ -83,19 +99,19 @@ impl Channel {
     pub fn wait_for_message(&mut self) -> Result<ToGuest, Failure> {
         loop {
             self.flush()?;
-            while let Some(event) = self.link.event() {
-                if let Event::Message(message) = event {
-                    return Ok(message);
-                }
+            if let Some(message) = self.message()? {
+                return Ok(message);
             }
             self.wait(PollTimeout::NONE)?;
             self.receive()?;
         }
     }
 
-    /// Sends the last message and waits until the host has it, at most [`LAST_WORD`].
+    /// Ends the streams, sends the last message and waits until the host has all of it, at most [`LAST_WORD`].
     pub fn say_last(&mut self, message: &ToHost) {
         let end = Instant::now() + LAST_WORD;
+        self.link.end(SESSION, Stream::Stdout);
+        self.link.end(SESSION, Stream::Stderr);
         let _best_effort = self.send(message);
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -106,9 +122,11 @@ impl Channel {
             if self.wait(timeout).is_err() || self.receive().is_err() {
                 return;
             }
-            while let Some(event) = self.link.event() {
-                if event == Event::Message(ToGuest::Acknowledged) {
-                    return;
+            loop {
+                match self.message() {
+                    Ok(None) => break,
+                    Ok(Some(ToGuest::Acknowledged)) | Err(_) => return,
+                    Ok(Some(_)) => {}
                 }
             }
         }
@@ -127,6 +145,10 @@ impl Channel {
         }
         Ok(())
     }
+}
+
+fn broken(error: ProtocolError) -> Failure {
+    Failure::new(Stage::Channel, error.to_string())
 }
 
 /// The device of the port named [`PORT`] (Documentation/ABI: `/sys/class/virtio-ports/*/name`).

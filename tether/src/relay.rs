@@ -6,7 +6,7 @@
 //! acknowledgement of that ends the loop.
 
 use crate::cgroup::Cgroup;
-use crate::channel::Channel;
+use crate::channel::{Channel, SESSION};
 use crate::failure::{Context, Failure};
 use crate::kernel_log;
 use crate::process::{self, Process, Reaped, Report};
@@ -19,7 +19,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::unistd::{read, write};
 use protocol::oci::ConsoleSize;
-use protocol::{Event, ExitStatus, Stage, Stream, ToGuest, ToHost};
+use protocol::{ExitStatus, Stage, Stream, ToGuest, ToHost};
 use std::os::fd::{AsFd, OwnedFd};
 
 /// Runs until the host has acknowledged the process's end.
@@ -44,7 +44,7 @@ pub fn run(
     if relay.process.terminal {
         // Everything comes by the terminal, which the child makes; these pipes are not used.
         relay.process.stdio = stdio::Ours { stdin: None, stdout: None, stderr: None };
-        relay.channel.link.end(Stream::Stderr);
+        relay.channel.link.end(SESSION, Stream::Stderr);
     }
     while relay.phase != Phase::Acknowledged {
         relay.turn()?;
@@ -93,10 +93,8 @@ impl Relay<'_> {
                 Source::Damage => self.tell_damage()?,
             }
         }
-        while let Some(event) = self.channel.link.event() {
-            if let Event::Message(message) = event {
-                self.obey(message)?;
-            }
+        while let Some(message) = self.channel.message()? {
+            self.obey(message)?;
         }
         self.close_what_is_done()?;
         if self.childless {
@@ -113,7 +111,10 @@ impl Relay<'_> {
         let when = |condition, flags| if condition { flags } else { EpollFlags::empty() };
         let (input, output) = (EpollFlags::EPOLLIN, EpollFlags::EPOLLOUT);
         let poller = &mut self.poller;
-        poller.look(Source::Channel, &self.channel.fd(), input | when(!link.output().is_empty(), output))?;
+        // A port that nobody has the other end of is told of again and again; we want to know when somebody has.
+        let away = when(self.channel.deserted, EpollFlags::EPOLLET);
+        let writing = when(!link.output().is_empty(), output);
+        poller.look(Source::Channel, &self.channel.fd(), input | writing | away)?;
         poller.look(Source::Deaths, &self.process.deaths, input)?;
         poller.look(
             Source::Reports,
@@ -127,11 +128,11 @@ impl Relay<'_> {
             [(Source::Stdout, Stream::Stdout, &stdio.stdout), (Source::Stderr, Stream::Stderr, &stdio.stderr)]
         {
             if let Some(fd) = fd {
-                poller.look(source, fd, when(link.room(stream) > 0, input))?;
+                poller.look(source, fd, when(link.room(SESSION, stream) > 0, input))?;
             }
         }
         if let Some(fd) = &stdio.stdin {
-            poller.look(Source::Stdin, fd, when(!link.pending(Stream::Stdin).is_empty(), output))?;
+            poller.look(Source::Stdin, fd, when(!link.pending(SESSION, Stream::Stdin).is_empty(), output))?;
         }
         Ok(())
     }
@@ -219,15 +220,15 @@ impl Relay<'_> {
             _ => &mut self.process.stdio.stdout,
         };
         let Some(open) = fd.as_ref() else { return Ok(()) };
-        match self.channel.link.fill(stream, |room| read(open, room)) {
+        match self.channel.link.fill(SESSION, stream, |room| read(open, room)) {
             // A terminal whose other end is closed everywhere reads as EIO.
             Ok(Some(0)) | Err(Errno::EIO) => {
-                self.channel.link.end(stream);
+                self.channel.link.end(SESSION, stream);
                 self.poller.forget(Source::of(stream), fd)
             }
             // Nobody is left to write, whatever still holds the other end (a message on its way in a socket may).
             Err(Errno::EAGAIN) if self.childless => {
-                self.channel.link.end(stream);
+                self.channel.link.end(SESSION, stream);
                 self.poller.forget(Source::of(stream), fd)
             }
             Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(()),
@@ -237,9 +238,9 @@ impl Relay<'_> {
 
     fn write_stdin(&mut self) -> Result<(), Failure> {
         let Some(fd) = &self.process.stdio.stdin else { return Ok(()) };
-        match write(fd, self.channel.link.pending(Stream::Stdin)) {
-            Ok(count) => self.channel.link.consume(Stream::Stdin, count),
-            Err(Errno::EPIPE | Errno::EIO) => self.channel.link.stop(Stream::Stdin),
+        match write(fd, self.channel.link.pending(SESSION, Stream::Stdin)) {
+            Ok(count) => self.channel.link.consume(SESSION, Stream::Stdin, count),
+            Err(Errno::EPIPE | Errno::EIO) => self.channel.link.stop(SESSION, Stream::Stdin),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(errno) => return Err(Failure::system(Stage::Run, "writing stdin", errno)),
         }
@@ -249,7 +250,7 @@ impl Relay<'_> {
     /// Closes pipes that have come to their end, or that the host reads no more.
     fn close_what_is_done(&mut self) -> Result<(), Failure> {
         let (link, stdio) = (&mut self.channel.link, &mut self.process.stdio);
-        if link.finished(Stream::Stdin)
+        if link.finished(SESSION, Stream::Stdin)
             && let Some(fd) = &stdio.stdin
         {
             if self.process.terminal {
@@ -259,8 +260,8 @@ impl Relay<'_> {
             self.poller.forget(Source::Stdin, &mut stdio.stdin)?;
         }
         for (stream, fd) in [(Stream::Stdout, &mut stdio.stdout), (Stream::Stderr, &mut stdio.stderr)] {
-            if link.unwanted(stream) && fd.is_some() {
-                link.end(stream);
+            if link.unwanted(SESSION, stream) && fd.is_some() {
+                link.end(SESSION, stream);
                 self.poller.forget(Source::of(stream), fd)?;
             }
         }

@@ -12,6 +12,11 @@ use anyhow::{Context, Result, bail};
 use protocol::oci::ConsoleSize;
 use protocol::{Event, ExitStatus, Failure, HostLink, MachineSpec, Start, Step, Stream, ToGuest, ToHost};
 
+/// The container's process, as the channel knows it.
+pub const SESSION: u32 = 0;
+
+const OUTPUTS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+
 /// How far it has got.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Phase {
@@ -49,18 +54,22 @@ pub struct Conversation {
 
 impl Conversation {
     /// Will run `machine`, and send stdin if `stdin`.
-    pub fn new(machine: MachineSpec, stdin: bool) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// There are no random numbers.
+    pub fn new(machine: MachineSpec, stdin: bool) -> Result<Self> {
+        let nonce = crate::random::bytes().context("cannot read random numbers")?;
+        Ok(Self {
             checked: machine.disks.layers.iter().map(|layer| layer.verity.is_some()).collect(),
             damaged: Vec::new(),
-            link: HostLink::host(),
+            link: HostLink::host(nonce, false),
             phase: Phase::Booting,
             start: Some(Box::new(Start { machine, time: 0, stdin })),
             connected: false,
             unmounted: false,
             timeline: Vec::new(),
             peak_rss: 0,
-        }
+        })
     }
 
     /// How far it has got.
@@ -75,7 +84,7 @@ impl Conversation {
     pub fn receive(&mut self, bytes: &[u8]) -> Result<()> {
         const BROKEN: &str = "the guest broke the channel's protocol";
         self.link.receive(bytes).context(BROKEN)?;
-        while let Some(event) = self.link.event() {
+        while let Some(event) = self.link.event().context(BROKEN)? {
             match event {
                 Event::Connected(_) => self.connected = true,
                 Event::Message(message) => self.take(message).context(BROKEN)?,
@@ -137,7 +146,12 @@ impl Conversation {
 
     /// Whether all output that has come was written.
     pub fn drained(&self) -> bool {
-        [Stream::Stdout, Stream::Stderr].iter().all(|stream| self.link.pending(*stream).is_empty())
+        OUTPUTS.iter().all(|stream| self.link.pending(SESSION, *stream).is_empty())
+    }
+
+    /// Whether all output has come, too. (Messages overtake it.)
+    pub fn finished(&self) -> bool {
+        OUTPUTS.iter().all(|stream| self.link.finished(SESSION, *stream))
     }
 
     /// Acknowledges the exit, once all output was written. Says whether it did so just now.
@@ -146,7 +160,7 @@ impl Conversation {
     /// None that can be caused from outside.
     pub fn acknowledge(&mut self) -> Result<bool> {
         let Phase::Draining(status) = self.phase else { return Ok(false) };
-        if !self.drained() {
+        if !self.finished() {
             return Ok(false);
         }
         self.link.send(&ToGuest::Acknowledged)?;

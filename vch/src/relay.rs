@@ -19,7 +19,7 @@ use protocol::oci::ConsoleSize;
 use protocol::{MachineSpec, Stream};
 
 use crate::console::Console;
-use crate::conversation::{Conversation, Phase};
+use crate::conversation::{Conversation, Phase, SESSION};
 use crate::exit::{End, Outcome};
 use crate::layers::OpenLayer;
 use crate::progress::Progress;
@@ -148,7 +148,7 @@ impl<'a> Relay<'a> {
         let _ = nix::unistd::write(&wires.monitor, CAPABILITIES);
         Ok(Self {
             size: plan.machine.config.process.console_size,
-            talk: Conversation::new(plan.machine, plan.stdin),
+            talk: Conversation::new(plan.machine, plan.stdin)?,
             layers: plan.layers,
             wires,
             stdio,
@@ -193,11 +193,12 @@ impl<'a> Relay<'a> {
             add(Source::Signals, self.listening, signals.as_fd(), read);
         }
         if let Some(stdin) = &self.stdin {
-            let wanted = *self.talk.phase() == Phase::Running && self.talk.link.room(Stream::Stdin) > 0;
+            let wanted =
+                *self.talk.phase() == Phase::Running && self.talk.link.room(SESSION, Stream::Stdin) > 0;
             add(Source::Stdin, wanted, stdin.as_fd(), read);
         }
         let write = PollFlags::POLLOUT;
-        let pending = |stream| !self.talk.link.pending(stream).is_empty();
+        let pending = |stream| !self.talk.link.pending(SESSION, stream).is_empty();
         add(Source::Stdout, pending(Stream::Stdout), self.stdout.as_fd(), write);
         let words = self.stderr.waiting() > 0;
         add(Source::Stderr, pending(Stream::Stderr) || words, self.stderr.as_fd(), write);
@@ -371,18 +372,18 @@ impl<'a> Relay<'a> {
             end = got == Got::End;
             Ok(if let Got::Bytes(count) = got { count } else { 0 })
         };
-        self.talk.link.fill(Stream::Stdin, read).context("cannot read stdin")?;
+        self.talk.link.fill(SESSION, Stream::Stdin, read).context("cannot read stdin")?;
         if end {
             self.stdin = None;
-            self.talk.link.end(Stream::Stdin);
+            self.talk.link.end(SESSION, Stream::Stdin);
         }
         Ok(())
     }
 
     fn output(&mut self, stream: Stream) -> Result<Option<End>> {
         let output = if stream == Stream::Stdout { &mut self.stdout } else { &mut self.stderr };
-        match output.write(self.talk.link.pending(stream)) {
-            Ok(count) => self.talk.link.consume(stream, count),
+        match output.write(self.talk.link.pending(SESSION, stream)) {
+            Ok(count) => self.talk.link.consume(SESSION, stream, count),
             Err(Errno::EPIPE | Errno::ECONNRESET) => return Ok(Some(End::Closed(stream))),
             Err(e) => {
                 let name = if stream == Stream::Stdout { "stdout" } else { "stderr" };

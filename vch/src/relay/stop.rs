@@ -39,8 +39,13 @@ impl Relay<'_> {
         let late = self.idle && self.deadline.is_some_and(|deadline| deadline <= Instant::now());
         match self.talk.phase() {
             Phase::Stopping(status) if (gone && drained) || late => Ok(Some(End::Exited(*status))),
-            Phase::Failed(failure) if drained => Ok(Some(End::Failed(failure.clone()))),
-            Phase::Booting | Phase::Starting | Phase::Running if gone && drained => Err(self.gone().into()),
+            Phase::Failed(failure) if drained && (gone || self.talk.finished()) => {
+                Ok(Some(End::Failed(failure.clone())))
+            }
+            // It may have said how the container ended, but not all that the container did.
+            Phase::Booting | Phase::Starting | Phase::Running | Phase::Draining(_) if gone && drained => {
+                Err(self.gone().into())
+            }
             Phase::Booting | Phase::Starting | Phase::Running if late => Err(self.late()),
             _ => Ok(None),
         }

@@ -43,7 +43,7 @@ impl Guest {
 
     fn message(&mut self) -> ToGuest {
         loop {
-            match self.link.event() {
+            match self.link.event().unwrap() {
                 Some(protocol::Event::Message(message)) => return message,
                 Some(protocol::Event::Connected(_)) => {}
                 None => assert!(self.pump(), "the host has hung up"),
@@ -54,6 +54,14 @@ impl Guest {
     fn send(&mut self, message: &ToHost) {
         self.link.send(message).unwrap();
         self.pump();
+    }
+
+    /// Up to the first frames.
+    fn greeted(mut self) -> Self {
+        while self.link.state() != protocol::State::Connected {
+            assert!(self.pump(), "the host has hung up");
+        }
+        self
     }
 
     /// Up to the start of the container.
@@ -71,15 +79,15 @@ impl Guest {
                 room[..count].copy_from_slice(&bytes[..count]);
                 Ok::<_, Infallible>(count)
             };
-            let count = self.link.fill(stream, put).unwrap().unwrap_or(0);
+            let count = self.link.fill(SESSION, stream, put).unwrap().unwrap_or(0);
             bytes = &bytes[count..];
             assert!(self.pump(), "the host has hung up");
         }
     }
 
     fn exited(&mut self, status: ExitStatus) {
-        self.link.end(Stream::Stdout);
-        self.link.end(Stream::Stderr);
+        self.link.end(SESSION, Stream::Stdout);
+        self.link.end(SESSION, Stream::Stderr);
         self.send(&ToHost::Exited { status, timeline: vec![], peak_rss: 7 });
     }
 
@@ -180,10 +188,10 @@ fn pattern(count: usize) -> Vec<u8> {
 fn ten_mebibytes_there_and_back() {
     let echo = |guest: Guest| {
         let mut guest = guest.started();
-        while !guest.link.finished(Stream::Stdin) {
-            let bytes = guest.link.pending(Stream::Stdin).to_vec();
+        while !guest.link.finished(SESSION, Stream::Stdin) {
+            let bytes = guest.link.pending(SESSION, Stream::Stdin).to_vec();
             guest.write(Stream::Stdout, &bytes);
-            guest.link.consume(Stream::Stdin, bytes.len());
+            guest.link.consume(SESSION, Stream::Stdin, bytes.len());
             assert!(guest.pump());
         }
         guest.write(Stream::Stderr, b"done");
@@ -209,7 +217,7 @@ fn the_exit_is_acknowledged_after_the_last_byte_was_written() {
         guest.exited(ExitStatus::Code(0));
         for _ in 0..40 {
             guest.pump();
-            assert_eq!(guest.link.event(), None, "nobody has read yet");
+            assert_eq!(guest.link.event(), Ok(None), "nobody has read yet");
         }
         tell.send(()).unwrap();
         assert_eq!(guest.message(), ToGuest::Acknowledged);
@@ -247,7 +255,7 @@ fn a_closed_stdout_ends_it() {
         let mut guest = guest.started();
         while guest.pump() {
             let put = |room: &mut [u8]| Ok::<_, Infallible>(room.len());
-            guest.link.fill(Stream::Stdout, put).unwrap();
+            guest.link.fill(SESSION, Stream::Stdout, put).unwrap();
         }
     };
     let user = |user: User| {
@@ -259,14 +267,14 @@ fn a_closed_stdout_ends_it() {
 
 #[test]
 fn liars() {
-    let garbage = |mut guest: Guest| {
-        guest.pump();
+    let garbage = |guest: Guest| {
+        let mut guest = guest.greeted();
         guest.channel.write_all(b"GET / HTTP/1.1\r\nHost: here\r\n").unwrap();
     };
     let told = error(between(garbage, drop, MINUTE));
     assert!(told.starts_with("the guest broke the channel's protocol: a frame begins with"), "{told}");
 
-    let early = |mut guest: Guest| guest.exited(ExitStatus::Code(0));
+    let early = |guest: Guest| guest.greeted().exited(ExitStatus::Code(0));
     let told = error(between(early, drop, MINUTE));
     assert!(told.contains("it says Exited while booting"), "{told}");
 
@@ -408,6 +416,8 @@ fn a_failure_comes_with_its_stage() {
             errno: Some(libc::ENOENT),
             message: "nope: No such file or directory".into(),
         }));
+        guest.link.end(SESSION, Stream::Stdout);
+        guest.link.end(SESSION, Stream::Stderr);
         while guest.pump() {}
     };
     let outcome = between(guest, drop, MINUTE).unwrap();
