@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use fuzz::channel;
 use image_builder::erofs::superblock::Superblock;
 use image_builder::testimage::Tar;
 use image_builder::verity;
@@ -12,7 +13,8 @@ use tar::EntryType;
 fn main() -> std::io::Result<()> {
     seed("channel", "session", &line(guest_session()))?;
     seed("channel", "failure", &line(guest_failure()))?;
-    seed("guest_channel", "session", &line(host_session()))?;
+    seed("guest_channel", "session", &line(host_session(false)))?;
+    seed("guest_channel", "checked", &line(host_session(true)))?;
     for (name, tar) in [
         ("all", everything()),
         ("whiteouts", whiteouts()),
@@ -66,37 +68,41 @@ fn line(output: Vec<u8>) -> Vec<u8> {
 }
 
 fn guest_session() -> Vec<u8> {
-    let mut guest = GuestLink::guest();
-    guest.receive(HostLink::host().output()).expect("a hello");
+    let (mut host, mut guest) = (channel::host(), GuestLink::guest());
+    let mut said = channel::exchange(&mut host, &mut guest);
     let timeline = vec![Step { name: "boot".to_owned(), at: 12 }];
     let send = |guest: &mut GuestLink, message| guest.send(&message).expect("a small message");
     send(&mut guest, ToHost::Ready { tether: "0.1".to_owned(), timeline: timeline.clone() });
     send(&mut guest, ToHost::Started { timeline: timeline.clone() });
     send(&mut guest, ToHost::Damaged { layer: 0, block: 77 });
     for stream in [Stream::Stdout, Stream::Stderr, Stream::Stdout] {
-        let _ = guest.fill(stream, |room| {
+        let _ = guest.fill(0, stream, |room| {
             room[..5].copy_from_slice(b"hello");
             Ok::<_, std::convert::Infallible>(5)
         });
     }
-    guest.end(Stream::Stdout);
-    guest.stop(Stream::Stdin);
+    guest.end(0, Stream::Stdout);
+    guest.stop(0, Stream::Stdin);
     let status = ExitStatus::Signal { signal: 9, core: false };
     send(&mut guest, ToHost::Exited { status, timeline: timeline.clone(), peak_rss: 900 });
     send(&mut guest, ToHost::Stopped { timeline });
-    guest.output().to_vec()
+    said.extend(channel::exchange(&mut host, &mut guest));
+    // The line goes and comes.
+    guest.disconnect();
+    guest.knock();
+    said.extend(channel::exchange(&mut host, &mut guest));
+    said
 }
 
 fn guest_failure() -> Vec<u8> {
     let mut guest = GuestLink::guest();
     let failure = Failure { stage: Stage::Disks, errno: Some(2), message: "no disk".to_owned() };
     guest.send(&ToHost::Failed(failure)).expect("a small message");
-    guest.output().to_vec()
+    channel::exchange(&mut channel::host(), &mut guest)
 }
 
-fn host_session() -> Vec<u8> {
-    let mut host = HostLink::host();
-    host.receive(GuestLink::guest().output()).expect("a hello");
+fn host_session(checked: bool) -> Vec<u8> {
+    let (mut host, mut guest) = (HostLink::host(channel::NONCE, checked), GuestLink::guest());
     let config = oci::Spec {
         oci_version: "1.0".to_owned(),
         hostname: Some("h".to_owned()),
@@ -127,12 +133,17 @@ fn host_session() -> Vec<u8> {
     ] {
         host.send(&message).expect("a small message");
     }
-    let _ = host.fill(Stream::Stdin, |room| {
+    let exec = host.open().expect("the first");
+    host.end(exec, Stream::Stdin);
+    let mut said = channel::exchange(&mut guest, &mut host);
+    host.close(exec);
+    let _ = host.fill(0, Stream::Stdin, |room| {
         room[..2].copy_from_slice(b"ls");
         Ok::<_, std::convert::Infallible>(2)
     });
-    host.end(Stream::Stdin);
-    host.output().to_vec()
+    host.end(0, Stream::Stdin);
+    said.extend(channel::exchange(&mut guest, &mut host));
+    said
 }
 
 fn everything() -> Vec<u8> {

@@ -3,9 +3,9 @@
 
 use fuzz::channel;
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
-use protocol::{GuestLink, HostLink};
+use protocol::GuestLink;
 
-fuzz_target!(|input: &[u8]| channel::check(input, HostLink::host, GuestLink::guest));
+fuzz_target!(|input: &[u8]| channel::check(input, channel::host, GuestLink::guest, channel::host_acts));
 
 fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
     let size = fuzzer_mutate(data, size, max_size);

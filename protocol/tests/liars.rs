@@ -227,24 +227,18 @@ fn a_million_knocks_and_greetings_cost_nothing() {
 
 #[test]
 fn a_million_sessions() {
-    let (mut host, mut liar) = host();
-    let mut errors = 0;
-    for id in 1..1_000_000 {
-        errors += usize::from(host.receive(&liar.frame(Kind::Data, OUT, id, 0, b"x")).is_err());
-        if id == 1 {
-            assert_eq!(errors, 1);
-            break;
-        }
+    for id in [1, 2, u32::MAX] {
+        let (mut host, mut liar) = host();
+        assert_eq!(host.receive(&liar.frame(Kind::Data, OUT, id, 0, b"x")), Err(ProtocolError::Session(id)));
     }
     // Those that are closed and not confirmed count, too.
-    let (mut host, _) = self::host();
+    let (mut host, _) = host();
     let opened = (0..1_000_000).map_while(|_| host.open().inspect(|id| host.close(*id))).count();
     assert_eq!(opened, 63);
     // A host that opens as many.
     let (mut guest, mut liar) = guest();
-    let accepted = (1..1_000_000).take_while(|id| {
-        guest.receive(&liar.frame(Kind::Open, IN, *id, 0, b"")).is_ok()
-    });
+    let accepted =
+        (1..1_000_000).take_while(|id| guest.receive(&liar.frame(Kind::Open, IN, *id, 0, b"")).is_ok());
     assert_eq!(accepted.count(), 63);
     let (mut guest, mut liar) = self::guest();
     let accepted = (1..1_000_000).take_while(|id| {
