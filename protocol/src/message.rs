@@ -51,7 +51,8 @@ pub enum ToHost {
         /// The steps since the last report.
         timeline: Vec<Step>,
     },
-    /// The process has ended; all its output has been sent before this.
+    /// The process has ended. Its last output may still be on its way, for messages overtake it; the streams have ended
+    /// when all of it has come.
     Exited {
         /// How it ended.
         status: ExitStatus,

@@ -241,18 +241,55 @@ pub fn run_with_layers(options: &RunOptions, layers: &[(&Path, protocol::Uuid)])
 /// Runs a script in busybox, with a machine spec that `change` has changed: for what no option of `vch run` asks for.
 /// Gives stdout; fails when the container does.
 pub fn run_changed(script: &str, change: impl FnOnce(&mut MachineSpec)) -> Result<String> {
-    let image = source::open(&busybox(), &source::Options::default())?;
-    let store = LayerStore::open(store())?;
-    let layer = image.layers.first().context("busybox has a layer")?;
-    let disk = store.layer_disk(layer, &mut |_, _| {})?;
+    let disk = busybox_disk()?;
     let mut options = shell(script);
     options.env = vec!["PATH=/bin".into()];
     stdout_of(machine(&options, &[(&disk.path, protocol::Uuid::from_bytes(disk.uuid))], change)?)
 }
 
+fn busybox_disk() -> Result<image_builder::store::LayerDisk> {
+    let image = source::open(&busybox(), &source::Options::default())?;
+    let store = LayerStore::open(store())?;
+    let layer = image.layers.first().context("busybox has a layer")?;
+    store.layer_disk(layer, &mut |_, _| {})
+}
+
 fn stdout_of(ran: Ran) -> Result<String> {
     ensure!(ran.code() == 0, "{}", ran.outcome.sentence().unwrap_or_default());
     Ok(String::from_utf8(ran.stdout)?)
+}
+
+/// A VM that has not been told what to run.
+pub struct Running {
+    pub vm: vch::vm::Vm,
+    pub wires: vch::vm::Wires,
+    pub machine: MachineSpec,
+    pub layers: Vec<vch::layers::OpenLayer>,
+}
+
+/// Starts a VM for the options' command on these disks.
+pub fn start(options: &RunOptions, layers: &[(&Path, protocol::Uuid)]) -> Result<Running> {
+    let accel = vch::accel::choose(options.accel)?;
+    let boot = vch::boot::Boot::find(options, accel)?;
+    let scratch_uuid = protocol::Uuid::from_bytes(vch::random::bytes()?);
+    std::fs::create_dir_all(store())?;
+    let scratch = vch::scratch::create(&store(), options.scratch_size, scratch_uuid)?;
+    let open = |(path, uuid): &(&Path, protocol::Uuid)| -> Result<_> {
+        vch::layers::OpenLayer::whole(*uuid, File::open(path)?, path.display().to_string())
+    };
+    let layers: Vec<_> = layers.iter().map(open).collect::<Result<_>>()?;
+    let in_spec = layers.iter().map(|layer| layer.spec(options.verity)).collect::<Result<_>>()?;
+    let disks = protocol::Disks { layers: in_spec, scratch: scratch_uuid };
+    let config = oci_spec::image::Config::default();
+    let machine = vch::spec::compose(&config, options, "0123456789abcdef", disks, None, |_| Ok(None))?;
+    let (vm, wires) = vch::vm::Vm::start("tests", options, accel, &boot, &scratch, &layers)?;
+    Ok(Running { vm, wires, machine, layers })
+}
+
+/// The same, for a command in busybox.
+pub fn start_shell(options: &RunOptions) -> Result<Running> {
+    let disk = busybox_disk()?;
+    start(options, &[(&disk.path, protocol::Uuid::from_bytes(disk.uuid))])
 }
 
 /// Runs the options' command on these disks, whatever is on them, with a machine spec that `change` has changed.
@@ -268,21 +305,8 @@ pub fn machine(
         stderr: stderr.try_clone()?.into(),
         signals: None,
     };
-    let accel = vch::accel::choose(options.accel)?;
-    let boot = vch::boot::Boot::find(options, accel)?;
-    let scratch_uuid = protocol::Uuid::from_bytes(vch::random::bytes()?);
-    std::fs::create_dir_all(store())?;
-    let scratch = vch::scratch::create(&store(), options.scratch_size, scratch_uuid)?;
-    let open = |(path, uuid): &(&Path, protocol::Uuid)| -> Result<_> {
-        vch::layers::OpenLayer::whole(*uuid, File::open(path)?, path.display().to_string())
-    };
-    let layers: Vec<_> = layers.iter().map(open).collect::<Result<_>>()?;
-    let in_spec = layers.iter().map(|layer| layer.spec(options.verity)).collect::<Result<_>>()?;
-    let disks = protocol::Disks { layers: in_spec, scratch: scratch_uuid };
-    let config = oci_spec::image::Config::default();
-    let mut machine = vch::spec::compose(&config, options, "0123456789abcdef", disks, None, |_| Ok(None))?;
+    let Running { vm, wires, mut machine, layers } = start(options, layers)?;
     change(&mut machine);
-    let (vm, wires) = vch::vm::Vm::start("layers", options, accel, &boot, &scratch, &layers)?;
     let plan = vch::relay::Plan {
         machine,
         layers,

@@ -21,6 +21,7 @@ mod layers;
 #[path = "../conformance/listing.rs"]
 mod listing;
 mod oci;
+mod reconnect;
 mod signals;
 mod stdio;
 mod terminal;
@@ -37,6 +38,7 @@ fn main() {
         iso::tests(),
         layers::tests(),
         oci::tests(),
+        reconnect::tests(),
         signals::tests(),
         stdio::tests(),
         terminal::tests(),
