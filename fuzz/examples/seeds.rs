@@ -43,6 +43,9 @@ fn main() -> std::io::Result<()> {
         b"localhost:5000/a/b:tag@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     )?;
     seed("reference", "transport", b"docker-archive:x.tar:alpine:3.20")?;
+    let logged = r#"{"log":"say \"hi\"\u001b\n","stream":"stdout","time":"2026-11-24T02:50:00.123456789Z","offset":[1,2]"#;
+    seed("log", "text", format!("{logged}}}").as_bytes())?;
+    seed("log", "raw", format!("{logged},\"raw\":\"Y2Fm6Qo=\"}}").as_bytes())?;
     seed("archive", "docker", &archive())?;
     seed("archive", "gzip", &[&[1], &image_builder::testimage::gzip(&archive()[1..])[..]].concat())?;
     seed("kernel", "lz4", &bzimage(&lz4(b"\x7fELF and and and and more")))?;
