@@ -14,6 +14,7 @@ pub mod accel;
 pub mod boot;
 pub mod child;
 pub mod console;
+pub mod containers;
 pub mod conversation;
 pub mod defaults;
 pub mod disk;

@@ -1,0 +1,63 @@
+//! What is written down of a container.
+
+use serde::{Deserialize, Serialize};
+
+/// What a container is. Written once, before its VM starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Record {
+    /// 32 random bytes in hex, as docker's IDs.
+    pub id: String,
+    /// As given with `--name`, or made up; no other container has it.
+    pub name: String,
+    /// The image as it was asked for.
+    pub image: String,
+    /// What is executed, with its arguments.
+    pub command: Vec<String>,
+    /// When the container was made: seconds since 1970.
+    pub created: u64,
+    /// Whether it has a terminal.
+    pub tty: bool,
+    /// Whether it has a stdin.
+    pub stdin: bool,
+    /// What `vch stop` sends: a signal's number.
+    pub stop_signal: i32,
+    /// Whether it goes when it has ended (`--rm`).
+    pub remove: bool,
+}
+
+/// How a container is. Replaced as a whole at every change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "status")]
+pub enum State {
+    /// Its VM boots, or was about to.
+    Created,
+    /// Its process was executed.
+    #[serde(rename_all = "camelCase")]
+    Running {
+        /// When: seconds since 1970.
+        started: u64,
+    },
+    /// It has ended.
+    #[serde(rename_all = "camelCase")]
+    Exited {
+        /// When its process was executed, if it was.
+        started: Option<u64>,
+        /// When it ended, or was found to have ended.
+        finished: u64,
+        /// How.
+        exit: Exit,
+    },
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Exit {
+    /// The exit status that `vch run` and `vch wait` give: docker's rules.
+    pub code: u8,
+    /// Whether memory ran out.
+    pub oom: bool,
+    /// What went wrong, for people, if it was not the process that ended by itself.
+    pub error: Option<String>,
+}
