@@ -29,7 +29,8 @@ pub const MAX_TO_HOST: usize = 1 << 20;
 pub const MAGIC: [u8; 2] = [0xc0, 0x7e];
 
 /// One of a session's three byte streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
 #[repr(u8)]
 pub enum Stream {
     /// Host to guest.

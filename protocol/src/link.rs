@@ -48,7 +48,8 @@ pub enum Event<In> {
     Message(In),
 }
 
-impl HostLink {
+/// The host's end.
+impl<In: DeserializeOwned, Out: Serialize> Link<In, Out> {
     /// The end of a host that has started the guest, and waits for its knock. `nonce` is random. Frames are `checked` on a
     /// line that loses bytes.
     pub fn host(nonce: Nonce, checked: bool) -> Self {
@@ -90,7 +91,8 @@ impl HostLink {
     }
 }
 
-impl GuestLink {
+/// The guest's end.
+impl<In: DeserializeOwned, Out: Serialize> Link<In, Out> {
     /// The guest's end, on a line that it has just opened.
     pub fn guest() -> Self {
         let mut link = Self::new(Side::Guest, [0; 16], false, None);
@@ -178,6 +180,16 @@ impl<In: DeserializeOwned, Out: Serialize> Link<In, Out> {
         self.table.control_out.push(&control::encode(message, control::most_to(other))?);
         self.pump();
         Ok(())
+    }
+
+    /// How many bytes of control messages wait to be sent, or for the other side's word that it has taken them.
+    pub fn unheard(&self) -> usize {
+        usize::try_from(self.table.control_out.unused()).unwrap_or(usize::MAX)
+    }
+
+    /// How many bytes of a stream may be added until the receiver uses some, in as many pieces as it takes.
+    pub fn capacity(&self, session: u32, stream: Stream) -> usize {
+        self.outgoing(session, stream).map_or(0, Outgoing::capacity)
     }
 
     /// The sessions that are open, by ascending ID; 0 is the container's process.

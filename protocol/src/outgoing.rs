@@ -84,12 +84,22 @@ impl Outgoing {
         self.acked + self.window
     }
 
-    /// How many bytes may be added now.
-    pub(crate) fn room(&self) -> usize {
+    /// Bytes that the receiver has not said that it has used.
+    pub(crate) fn unused(&self) -> u64 {
+        self.end() - self.acked
+    }
+
+    /// How many bytes may be added until the receiver uses some.
+    pub(crate) fn capacity(&self) -> usize {
         if self.state != State::Open {
             return 0;
         }
-        usize::try_from(self.limit().saturating_sub(self.end())).unwrap_or(usize::MAX).min(self.appetite)
+        usize::try_from(self.limit().saturating_sub(self.end())).unwrap_or(usize::MAX)
+    }
+
+    /// How many bytes may be added now.
+    pub(crate) fn room(&self) -> usize {
+        self.capacity().min(self.appetite)
     }
 
     pub(crate) fn fill<E>(

@@ -2,7 +2,7 @@
 
 use crate::harness::{
     Test, command, command_with_store, error_of, eventually, files, options, qemus, run, run_with_layers,
-    shell, store, temporary, workspace,
+    shell, store, temporary, vch, workspace,
 };
 use crate::tests;
 use anyhow::{Context, Result, ensure};
@@ -155,19 +155,21 @@ fn stdout_closed() -> Result<()> {
     Ok(())
 }
 
+/// The container outlives the client, and with `--rm` nothing of it is left when it has ended; the image stays in the store.
 fn vch_killed() -> Result<()> {
     let dir = temporary()?;
-    // The image stays in the store; of the VM nothing does.
     ensure!(command_with_store(dir.path(), "vch-killed", &[], &["true"]).output()?.status.success());
     let before: BTreeSet<_> = files(dir.path()).into_iter().collect();
     let mut child =
         command_with_store(dir.path(), "vch-killed", &[], &["sh", "-c", "echo up; sleep 1000"]).spawn()?;
     let mut line = [0; 3];
     child.stdout.take().context("no stdout")?.read_exact(&mut line)?;
-    ensure!(qemus("vch-killed") == 1, "QEMU does not run");
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL)?;
     child.wait()?;
-    eventually("QEMU ends when vch is killed", || qemus("vch-killed") == 0)?;
+    ensure!(qemus("vch-killed") == 1, "QEMU does not run any more");
+    let stopped = Command::new(vch()).args(["rm", "-f", "vch-killed", "--store"]).arg(dir.path()).output()?;
+    ensure!(stopped.status.success(), "{stopped:?}");
+    eventually("QEMU ends", || qemus("vch-killed") == 0)?;
     let left: BTreeSet<_> = files(dir.path()).into_iter().collect();
     ensure!(left == before, "left behind: {left:?}, before it was {before:?}");
     Ok(())
@@ -178,8 +180,10 @@ fn name_taken() -> Result<()> {
     let mut line = [0; 3];
     first.stdout.take().context("no stdout")?.read_exact(&mut line)?;
     let second = command("name-taken", &[], &["true"]).output()?;
-    first.kill()?;
+    kill(Pid::from_raw(first.id().cast_signed()), Signal::SIGKILL)?;
     first.wait()?;
+    let removed = Command::new(vch()).args(["rm", "-f", "name-taken", "--store"]).arg(store()).output()?;
+    ensure!(removed.status.success(), "{removed:?}");
     said(&second, 125, &["name-taken"])
 }
 

@@ -193,7 +193,7 @@ pub fn command(name: &str, options: &[&str], arguments: &[&str]) -> Command {
 /// The same with a store of its own.
 pub fn command_with_store(store: &Path, name: &str, options: &[&str], arguments: &[&str]) -> Command {
     let mut command = Command::new(vch());
-    command.args(["run", "--name", name, "--store"]).arg(store);
+    command.args(["run", "--rm", "--name", name, "--store"]).arg(store);
     command.arg("--kernel").arg(self::options("", &[]).kernel.unwrap_or_default());
     command.arg("--initrd").arg(bootstrap().join("initrd"));
     command.args(options).arg(busybox()).args(arguments);
@@ -282,7 +282,7 @@ pub fn start(options: &RunOptions, layers: &[(&Path, protocol::Uuid)]) -> Result
     let disks = protocol::Disks { layers: in_spec, scratch: scratch_uuid };
     let config = oci_spec::image::Config::default();
     let machine = vch::spec::compose(&config, options, "0123456789abcdef", disks, None, |_| Ok(None))?;
-    let (vm, wires) = vch::vm::Vm::start("tests", options, accel, &boot, &scratch, &layers)?;
+    let (vm, wires) = vch::vm::Vm::start("tests", None, options, accel, &boot, &scratch, &layers)?;
     Ok(Running { vm, wires, machine, layers })
 }
 
@@ -307,15 +307,26 @@ pub fn machine(
     };
     let Running { vm, wires, mut machine, layers } = start(options, layers)?;
     change(&mut machine);
-    let plan = vch::relay::Plan {
+    let plan = vch::monitor::relay::Plan {
         machine,
         layers,
         stdin: false,
-        raw: false,
         debug: false,
         boot_timeout: Duration::from_secs(180),
     };
-    let outcome = vch::relay::run(plan, wires, &stdio, vch::timeline::Clock::start());
+    let record = vch::containers::Record {
+        id: vch::random::id()?,
+        name: vch::name::invent()?,
+        image: options.image.clone(),
+        command: options.command.clone(),
+        created: 0,
+        tty: false,
+        stdin: false,
+        stop_signal: 15,
+        remove: true,
+    };
+    let container = vch::containers::Containers::of(&store()).create(record)?;
+    let outcome = vch::run_in(plan, wires, container, &stdio, options);
     drop(vm);
     Ok(Ran { outcome: outcome?, stdout: contents(stdout)?, stderr: contents(stderr)? })
 }

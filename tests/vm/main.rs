@@ -20,6 +20,7 @@ mod iso;
 mod layers;
 #[path = "../conformance/listing.rs"]
 mod listing;
+mod monitor;
 mod oci;
 mod reconnect;
 mod signals;
@@ -37,6 +38,7 @@ fn main() {
         images::tests(),
         iso::tests(),
         layers::tests(),
+        monitor::tests(),
         oci::tests(),
         reconnect::tests(),
         signals::tests(),

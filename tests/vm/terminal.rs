@@ -33,7 +33,8 @@ struct Person {
 impl Drop for Person {
     /// A test that fails leaves no VM behind.
     fn drop(&mut self) {
-        let _gone = self.vch.kill();
+        let _asked = kill(Pid::from_raw(self.vch.id().cast_signed()), Signal::SIGTERM);
+        let _insisted = kill(Pid::from_raw(self.vch.id().cast_signed()), Signal::SIGTERM);
         let _reaped = self.vch.wait();
     }
 }

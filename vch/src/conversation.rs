@@ -10,10 +10,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use protocol::oci::ConsoleSize;
-use protocol::{Event, ExitStatus, Failure, HostLink, MachineSpec, Start, Step, Stream, ToGuest, ToHost};
+use protocol::{
+    Event, ExitStatus, Failure, HostLink, Kept, MachineSpec, Start, Step, Stream, ToGuest, ToHost,
+};
 
 /// The container's process, as the channel knows it.
 pub const SESSION: u32 = 0;
+
+/// The most layers that may be found damaged in an adopted guest: more disks than a guest has room for.
+const MOST_LAYERS: usize = 128;
 
 const OUTPUTS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
@@ -41,6 +46,8 @@ pub struct Conversation {
     phase: Phase,
     start: Option<Box<Start>>,
     connected: bool,
+    /// Whether it may say again what another host has taken, and may not have confirmed.
+    adopted: bool,
     unmounted: bool,
     /// For each layer, whether the guest may still say that it is damaged.
     checked: Vec<bool>,
@@ -65,11 +72,38 @@ impl Conversation {
             link: HostLink::host(nonce, false),
             phase: Phase::Booting,
             start: Some(Box::new(Start { machine, time: 0, stdin })),
+            adopted: false,
             connected: false,
             unmounted: false,
             timeline: Vec::new(),
             peak_rss: 0,
         })
+    }
+
+    /// Goes on with a guest that has `kept` so much of its output with us, in `phase`, which is not [`Phase::Booting`].
+    ///
+    /// # Errors
+    /// There are no random numbers.
+    pub fn adopting(kept: Kept, phase: Phase) -> Result<Self> {
+        let nonce = crate::random::bytes().context("cannot read random numbers")?;
+        Ok(Self {
+            // It is not known which layers have a hash tree.
+            checked: vec![true; MOST_LAYERS],
+            damaged: Vec::new(),
+            link: HostLink::adopting(nonce, false, kept),
+            phase,
+            start: None,
+            adopted: true,
+            connected: false,
+            unmounted: false,
+            timeline: Vec::new(),
+            peak_rss: 0,
+        })
+    }
+
+    /// Whether the guest has been found.
+    pub fn is_connected(&self) -> bool {
+        self.connected
     }
 
     /// How far it has got.
@@ -130,6 +164,14 @@ impl Conversation {
                 self.timeline.extend(timeline);
                 self.link.send(&ToGuest::Acknowledged)?;
             }
+            (Phase::Running, ToHost::Started { .. }) if self.adopted => {}
+            (Phase::Draining(_), ToHost::Exited { status, .. }) if self.adopted => {
+                self.phase = Phase::Draining(status);
+            }
+            (Phase::Draining(_), ToHost::Stopped { .. }) if self.adopted && !self.unmounted => {
+                self.unmounted = true;
+                self.link.send(&ToGuest::Acknowledged)?;
+            }
             (phase, message) => bail!("it says {:?} while {phase}", Kind(&message)),
         }
         Ok(())
@@ -151,7 +193,8 @@ impl Conversation {
 
     /// Whether all output has come, too. (Messages overtake it.)
     pub fn finished(&self) -> bool {
-        OUTPUTS.iter().all(|stream| self.link.finished(SESSION, *stream))
+        // A guest that was adopted is not known before it has said so.
+        (self.link.is_open(SESSION)) && OUTPUTS.iter().all(|stream| self.link.finished(SESSION, *stream))
     }
 
     /// Acknowledges the exit, once all output was written. Says whether it did so just now.

@@ -4,6 +4,8 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use protocol::{ExitStatus, Failure, Stage, Step, Stream};
 
+use serde::{Deserialize, Serialize};
+
 use crate::text::harmless;
 
 /// Exit status for failures of our own.
@@ -16,11 +18,13 @@ const SIGNALLED: u8 = 128;
 const SENTENCE: usize = 1000;
 
 /// What came of a run.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Outcome {
     /// How it ended.
     pub end: End,
     /// The last signal that was passed on to the container's process.
+    #[serde(with = "number")]
     pub forwarded: Option<Signal>,
     /// The guest's steps, from its kernel's start (guest `CLOCK_BOOTTIME`, nanoseconds).
     pub guest: Vec<Step>,
@@ -31,16 +35,61 @@ pub struct Outcome {
 }
 
 /// The ways a containerVM ends that its machinery is not to blame for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum End {
     /// The container's process ended.
     Exited(ExitStatus),
     /// Tether could not start it.
     Failed(Failure),
     /// We got this signal and stopped the VM at once.
+    #[serde(with = "number")]
     Killed(Signal),
     /// Nobody reads this stream any more, so we stopped the VM.
     Closed(Stream),
+}
+
+/// Signals by their numbers.
+mod number {
+    use nix::sys::signal::Signal;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    /// What has a number.
+    pub trait Numbered: Sized {
+        type Number: Serialize + for<'de> Deserialize<'de>;
+        fn to(&self) -> Self::Number;
+        fn from(number: Self::Number) -> Option<Self>;
+    }
+
+    impl Numbered for Signal {
+        type Number = i32;
+        fn to(&self) -> i32 {
+            *self as i32
+        }
+        fn from(number: i32) -> Option<Self> {
+            Self::try_from(number).ok()
+        }
+    }
+
+    impl Numbered for Option<Signal> {
+        type Number = Option<i32>;
+        fn to(&self) -> Option<i32> {
+            self.map(|signal| signal as i32)
+        }
+        fn from(number: Option<i32>) -> Option<Self> {
+            number.map_or(Some(None), |number| Signal::try_from(number).ok().map(Some))
+        }
+    }
+
+    pub fn serialize<T: Numbered, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        value.to().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, T: Numbered, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+        let number = T::Number::deserialize(deserializer)?;
+        T::from(number).ok_or_else(|| D::Error::custom("no such signal"))
+    }
 }
 
 impl Outcome {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use image_builder::image::Platform;
@@ -11,11 +11,10 @@ use image_builder::source::{self, Name, Reference};
 use image_builder::store::{Event, HeldLayer, ImageStore, LayerFs, LayerStore, StoredImage};
 use nix::sys::signal::Signal;
 use oci_spec::image::Config;
+use serde::{Deserialize, Serialize};
 
 use crate::layers::{self, OpenLayer};
 use crate::options::{Pull, RunOptions};
-use crate::progress::Progress;
-use crate::stdio::Stdio;
 
 /// How often signals are looked for meanwhile.
 const TICK: Duration = Duration::from_millis(50);
@@ -36,12 +35,17 @@ pub enum Prepared {
 
 /// Finds the image in the store `dir`, or brings it there.
 ///
-/// That is work for a thread of its own, so that a signal ends the wait at once. The thread is then left to itself: what
+/// That is work for a thread of its own, so that a signal ends the wait at once; `look` is told how far it is, now and then, and
+/// says whether one has come. The thread is then left to itself: what
 /// it writes has no name until it is whole.
 ///
 /// # Errors
 /// There is no such image, or it cannot be read, or be made layer disks of; the store's.
-pub fn prepare(options: &RunOptions, dir: &Path, stdio: &Stdio) -> Result<Prepared> {
+pub fn prepare(
+    options: &RunOptions,
+    dir: &Path,
+    look: &mut dyn FnMut(Option<LayerProgress>) -> Result<Option<Signal>>,
+) -> Result<Prepared> {
     let (events, progress) = channel();
     let search = Search {
         reference: options.image.clone(),
@@ -54,24 +58,22 @@ pub fn prepare(options: &RunOptions, dir: &Path, stdio: &Stdio) -> Result<Prepar
         events,
     };
     let worker = thread::spawn(move || search.ready());
-    let mut shown = Progress::new(Instant::now());
     loop {
-        match progress.recv_timeout(TICK) {
-            Ok(layer) => shown.building(stdio, layer),
-            Err(RecvTimeoutError::Timeout) => {}
+        let layer = match progress.recv_timeout(TICK) {
+            Ok(layer) => Some(layer),
+            Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => break,
-        }
-        if let Some(signal) = stdio.signal()? {
-            shown.clear(stdio);
+        };
+        if let Some(signal) = look(layer)? {
             return Ok(Prepared::Killed(signal));
         }
     }
-    shown.clear(stdio);
     worker.join().map_err(|_| anyhow!("the thread that prepares the image panicked"))?
 }
 
 /// How far a layer is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LayerProgress {
     /// Which, from 0.
     pub layer: usize,

@@ -1,13 +1,20 @@
 //! `vch`: the command line of the virtual container host.
 
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use vch::commands::{attach, kill, logs, ps, rm, run, stop, wait};
+use vch::containers::Containers;
 use vch::exit::OURS;
+use vch::monitor::{self, Life};
 use vch::options::Arguments;
+use vch::terminal;
 use vch::text::harmless;
-use vch::{RunOptions, Stdio, signals, terminal, timeline};
 
 /// The most of an error that is shown, in characters.
 const SENTENCE: usize = 4000;
@@ -28,6 +35,33 @@ enum Command {
     /// executable, 125 if the containerVM failed.
     #[command(override_usage = "vch run [OPTIONS] IMAGE [COMMAND] [ARG...]")]
     Run(Box<Arguments>),
+    /// Show what a container writes from now on, and send it stdin and signals
+    Attach(attach::Options),
+    /// Show what a container has written
+    Logs(logs::Options),
+    /// List containers
+    Ps(ps::Options),
+    /// Stop containers: the image's stop signal, then KILL
+    Stop(stop::Options),
+    /// Send a signal to containers
+    Kill(kill::Options),
+    /// Wait until containers have ended, and print their exit statuses
+    Wait(wait::Options),
+    /// Remove containers
+    Rm(rm::Options),
+    /// For `vch run`: monitor a new container; stdin is the line to the first client
+    #[command(hide = true)]
+    Monitor(Box<Arguments>),
+    /// Monitor a container whose monitor has died
+    #[command(hide = true)]
+    Adopt(Adopt),
+}
+
+#[derive(clap::Args)]
+struct Adopt {
+    #[arg(long)]
+    store: PathBuf,
+    id: String,
 }
 
 fn main() -> ExitCode {
@@ -40,8 +74,7 @@ fn main() -> ExitCode {
         terminal::restore();
         before(panic);
     }));
-    let Command::Run(arguments) = cli.command;
-    match run(&arguments.0) {
+    match obey(cli.command) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             say(&format!("{error:#}"));
@@ -50,16 +83,31 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &RunOptions) -> Result<u8> {
-    let stdio = Stdio::inherited(Some(signals::catch()?)).context("cannot use the standard streams")?;
-    let outcome = vch::run(options, &stdio)?;
-    if let Some(path) = &options.timeline {
-        timeline::write(&outcome, path)?;
+fn obey(command: Command) -> Result<u8> {
+    match command {
+        Command::Run(arguments) => run::run(&arguments.0, arguments_of_run(), say),
+        Command::Attach(options) => attach::run(&options, say),
+        Command::Logs(options) => logs::run(&options),
+        Command::Ps(options) => ps::run(&options),
+        Command::Stop(options) => stop::run(&options, say),
+        Command::Kill(options) => kill::run(&options, say),
+        Command::Wait(options) => wait::run(&options, say),
+        Command::Rm(options) => rm::run(&options, say),
+        Command::Monitor(arguments) => {
+            let first = std::io::stdin().as_fd().try_clone_to_owned().context("there is no client")?;
+            let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
+            nix::unistd::dup2_stdin(null).context("cannot let go of stdin")?;
+            monitor::run(&arguments.0, UnixStream::from(first), Life::Own).map(|()| 0)
+        }
+        Command::Adopt(Adopt { store, id }) => {
+            monitor::adopt::run(Containers::of(&store).find(&id)?).map(|()| 0)
+        }
     }
-    if let Some(sentence) = outcome.sentence() {
-        say(&sentence);
-    }
-    Ok(outcome.code())
+}
+
+/// What stands behind `vch run`.
+fn arguments_of_run() -> Vec<OsString> {
+    std::env::args_os().skip(2).collect()
 }
 
 /// Says one sentence. Errors quote the guest and the user's files: nothing in them may act on a terminal.

@@ -1,42 +1,38 @@
-//! A container's name: held by one running containerVM of a user at a time.
-//!
-//! The hold is an abstract UNIX socket, which the kernel frees when the process is gone, however it went.
+//! Containers' names: those that are given, and those that are made up.
 
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
+use anyhow::{Result, bail};
 
-use anyhow::{Context, Result, bail};
+use crate::random;
 
-/// The longest name, in bytes: an abstract socket's address has 107, and the prefix with the uid needs 23 of them.
+/// The longest name, in bytes.
 const LONGEST: usize = 64;
 
-/// A name, held until this is dropped.
-#[derive(Debug)]
-pub struct Name {
-    _socket: UnixListener,
+const HOW: [&str; 32] = [
+    "able", "brave", "calm", "clear", "cosy", "crisp", "deft", "eager", "early", "fair", "fond", "frank",
+    "gentle", "glad", "grand", "happy", "keen", "kind", "lively", "lucid", "mellow", "merry", "neat",
+    "noble", "patient", "quick", "quiet", "ready", "sharp", "sunny", "swift", "warm",
+];
+const WHAT: [&str; 32] = [
+    "anchor", "badger", "beacon", "birch", "bridge", "canyon", "cedar", "comet", "coral", "crane", "delta",
+    "dune", "falcon", "fern", "finch", "fjord", "harbour", "heron", "island", "lagoon", "lantern", "maple",
+    "meadow", "otter", "pebble", "plover", "quarry", "raven", "river", "sparrow", "summit", "willow",
+];
+
+/// Makes a name up.
+///
+/// # Errors
+/// There are no random numbers.
+pub fn invent() -> Result<String> {
+    let [how, what, low, high] = random::bytes()?;
+    let pick = |words: &[&'static str; 32], number: u8| words[usize::from(number) % words.len()];
+    Ok(format!("{}_{}{}", pick(&HOW, how), pick(&WHAT, what), u16::from_le_bytes([low, high]) % 1000))
 }
 
-impl Name {
-    /// Takes the name.
-    ///
-    /// # Errors
-    /// It is not a name as docker allows them, or a running container has it.
-    pub fn take(name: &str) -> Result<Self> {
-        check(name)?;
-        let address = format!("containervm/{}/{name}", nix::unistd::getuid());
-        let address = SocketAddr::from_abstract_name(address)?;
-        match UnixListener::bind_addr(&address) {
-            Ok(socket) => Ok(Self { _socket: socket }),
-            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
-                bail!("the name {name:?} is taken by a running container")
-            }
-            Err(e) => Err(e).with_context(|| format!("cannot take the name {name:?}")),
-        }
-    }
-}
-
-/// Docker's rule: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`.
-fn check(name: &str) -> Result<()> {
+/// A name that the user has given, by docker's rule: `[a-zA-Z0-9][a-zA-Z0-9_.-]+`.
+///
+/// # Errors
+/// It is not a name as docker allows them.
+pub fn check(name: &str) -> Result<()> {
     let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric());
     let rest = name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
     if !starts || !rest || !(2..=LONGEST).contains(&name.len()) {
@@ -52,22 +48,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_held_once_and_freed_by_drop() {
-        let name = format!("vch-test-{}", std::process::id());
-        let held = Name::take(&name).unwrap();
-        assert_eq!(
-            Name::take(&name).unwrap_err().to_string(),
-            format!("the name {name:?} is taken by a running container")
-        );
-        drop(held);
-        Name::take(&name).unwrap();
-    }
-
-    #[test]
     fn names_are_checked() {
         for name in ["", "a", "-ab", "a b", "a/b", "é1", &"x".repeat(65)] {
-            assert!(Name::take(name).is_err(), "{name:?} must be refused");
+            assert!(check(name).is_err(), "{name:?} must be refused");
         }
-        Name::take(&format!("{:064}", std::process::id())).unwrap();
+        check(&format!("{:064}", 7)).unwrap();
+        for _ in 0..100 {
+            check(&invent().unwrap()).unwrap();
+        }
     }
 }

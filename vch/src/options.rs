@@ -62,11 +62,19 @@ pub struct RunOptions {
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
 
-    /// Accepted for docker's sake: a containerVM is always removed at its end
+    /// Run in the background, and print the container's ID
+    #[arg(short, long)]
+    pub detach: bool,
+
+    /// Keys that leave the container to itself, when it has a terminal
+    #[arg(long, value_name = "KEYS", default_value = crate::client::detach::DEFAULT)]
+    pub detach_keys: String,
+
+    /// Remove the container when it has ended, with its output
     #[arg(long)]
     pub rm: bool,
 
-    /// Name of the container, which no other running one may have
+    /// Name of the container, which no other one may have; one is made up otherwise
     #[arg(long)]
     pub name: Option<String>,
 

@@ -31,6 +31,10 @@ const SPARE: u64 = 256;
 /// The descriptors that QEMU inherits.
 #[derive(Debug, Clone)]
 pub struct Descriptors {
+    /// Whether the sockets listen, so that we can connect again and again.
+    pub listening: bool,
+    /// Those that are only held, for the locks on them.
+    pub held: Vec<RawFd>,
     /// The channel's socket.
     pub channel: RawFd,
     /// The serial console's socket.
@@ -50,7 +54,7 @@ impl Descriptors {
     pub fn all(&self) -> Vec<RawFd> {
         let fixed = [self.channel, self.console, self.monitor, self.scratch];
         let layers = self.layers.iter().flat_map(Disk::all);
-        fixed.into_iter().chain(layers).chain(self.cd).collect()
+        fixed.into_iter().chain(layers).chain(self.cd).chain(self.held.iter().copied()).collect()
     }
 
     /// Lets QEMU have as many descriptors as it needs, where the limit can be raised: for each it gets, it opens two more.
@@ -125,7 +129,8 @@ pub fn arguments(
     for (id, descriptor) in
         [("channel", descriptors.channel), ("console", descriptors.console), ("qmp", descriptors.monitor)]
     {
-        add(&["-chardev", &format!("socket,id={id},fd={descriptor}")]);
+        let server = if descriptors.listening { ",server=on,wait=off" } else { "" };
+        add(&["-chardev", &format!("socket,id={id},fd={descriptor}{server}")]);
     }
     add(&["-mon", "chardev=qmp,mode=control", "-serial", "chardev:console"]);
     let port = format!("virtserialport,bus=ports.0,chardev=channel,name={PORT}");
@@ -221,7 +226,16 @@ mod tests {
     fn lines(layers: usize, boot: &Boot, options: &RunOptions) -> Result<Vec<String>> {
         let layers = (100..).take(layers).map(Disk::Raw).collect();
         let cd = matches!(boot, Boot::Iso { .. }).then_some(7);
-        let descriptors = Descriptors { channel: 3, console: 4, monitor: 5, scratch: 6, layers, cd };
+        let descriptors = Descriptors {
+            listening: true,
+            held: vec![8],
+            channel: 3,
+            console: 4,
+            monitor: 5,
+            scratch: 6,
+            layers,
+            cd,
+        };
         let arguments = arguments("x", options, Accel::Tcg, boot, &descriptors)?;
         Ok(arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect())
     }

@@ -56,7 +56,7 @@ fn format(file: &File, uuid: Uuid) -> Result<()> {
         .stdin(Stdio::null());
     // A process group of its own: ^C at the terminal is for us to act on.
     mke2fs.process_group(0);
-    child::bind(&mut mke2fs, vec![file.as_raw_fd()]);
+    child::bind(&mut mke2fs, vec![file.as_raw_fd()], false);
     let output = mke2fs.output().map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => {
             anyhow::anyhow!("mke2fs is not installed: it is in Debian's package e2fsprogs")

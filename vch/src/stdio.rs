@@ -10,10 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
 use nix::sys::stat::{SFlag, fstat};
-
-use crate::signals;
 
 /// What poll(2) means by "writable", for a pipe (pipe(7), `PIPE_BUF`): so much can be written without waiting.
 const SAFE: usize = 4096;
@@ -27,7 +24,7 @@ pub struct Stdio {
     pub stdout: OwnedFd,
     /// Written to as the container writes; our own sentences go there too.
     pub stderr: OwnedFd,
-    /// Yields a `struct signalfd_siginfo` for each signal that we are to act upon: [`signals::catch`]'s, or any other.
+    /// Yields a `struct signalfd_siginfo` for each signal that we are to act upon: [`catch`](crate::signals::catch)'s, or any other.
     pub signals: Option<OwnedFd>,
 }
 
@@ -43,21 +40,6 @@ impl Stdio {
             stderr: std::io::stderr().as_fd().try_clone_to_owned()?,
             signals,
         })
-    }
-
-    /// The signal that has come, if one has that asks us to end.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn signal(&self) -> Result<Option<Signal>> {
-        let Some(signals) = &self.signals else { return Ok(None) };
-        while ready(signals, PollFlags::POLLIN) {
-            match signals::read(signals)? {
-                Some(Signal::SIGWINCH | Signal::SIGUSR1 | Signal::SIGUSR2) => {}
-                other => return Ok(other),
-            }
-        }
-        Ok(None)
     }
 
     /// Writes `text` to stderr if that takes no wait. A word that nobody can read is lost, and nothing else.
@@ -105,6 +87,11 @@ impl Output {
     pub fn say(&mut self, line: &str) {
         self.words.extend_from_slice(line.as_bytes());
         self.words.push(b'\n');
+    }
+
+    /// Forgets our own words: nobody will read them.
+    pub fn give_up(&mut self) {
+        self.words.clear();
     }
 
     /// Bytes of our own that wait to be written.

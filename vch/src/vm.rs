@@ -1,4 +1,4 @@
-//! A QEMU process, and the lines to it. It never outlives its [`Vm`], nor the thread that started it.
+//! A QEMU process, and the lines to it.
 
 use std::fs::File;
 use std::io;
@@ -14,11 +14,15 @@ use nix::sys::signal::Signal;
 use crate::accel::Accel;
 use crate::boot::Boot;
 use crate::child;
+use crate::containers::{Container, sockets};
 use crate::disk::DiskFiles;
 use crate::layers::OpenLayer;
 use crate::options::RunOptions;
 use crate::qemu::{self, Descriptors};
 
+const CHANNEL: &str = "channel";
+const CONSOLE: &str = "console";
+const QMP: &str = "qmp";
 const QEMU: &str = "qemu-system-x86_64";
 
 /// Our ends of the lines to a VM, all non-blocking. When the VM is gone they all end, for nobody else holds the others.
@@ -30,8 +34,47 @@ pub struct Wires {
     pub console: UnixStream,
     /// QMP.
     pub monitor: UnixStream,
-    /// QEMU's stderr.
-    pub errors: OwnedFd,
+    /// QEMU's stderr, for those who have started it.
+    pub errors: Option<OwnedFd>,
+}
+
+impl Wires {
+    /// To the QEMU that runs `container`, which someone else has started. Only one has them at a time: others wait.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn to(container: &Container) -> Result<Self> {
+        let connect = |name| -> Result<UnixStream> {
+            let line = sockets::connect(&container.dir, name).context("cannot reach the VM")?;
+            line.set_nonblocking(true)?;
+            Ok(line)
+        };
+        Ok(Self {
+            channel: connect(CHANNEL)?,
+            console: connect(CONSOLE)?,
+            monitor: connect(QMP)?,
+            errors: None,
+        })
+    }
+}
+
+/// What a VM is part of.
+#[derive(Clone, Copy, Debug)]
+pub struct Home<'a> {
+    /// The folder that the VM's sockets are in, so that others can find it.
+    pub container: &'a Container,
+    /// Whether the VM lives on when the thread that starts it does not.
+    pub outlives: bool,
+}
+
+/// Our end and QEMU's of a line.
+fn line(home: Option<Home>, name: &str) -> Result<(UnixStream, OwnedFd)> {
+    let Some(home) = home else {
+        let (ours, theirs) = UnixStream::pair()?;
+        return Ok((ours, theirs.into()));
+    };
+    let socket = sockets::listen(&home.container.dir, name)?;
+    Ok((sockets::connect(&home.container.dir, name)?, socket.into()))
 }
 
 /// A running QEMU. Dropping it kills and reaps it.
@@ -41,21 +84,26 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Starts QEMU. It dies with the calling thread.
+    /// Starts QEMU. Without a home that it outlives, it dies with the calling thread.
     ///
     /// # Errors
     /// QEMU is not installed or cannot be started. What QEMU itself finds wrong comes on [`Wires::errors`].
     pub fn start(
         name: &str,
+        home: Option<Home>,
         options: &RunOptions,
         accel: Accel,
         boot: &Boot,
         scratch: &File,
         layers: &[OpenLayer],
     ) -> Result<(Self, Wires)> {
-        let (channel, theirs_channel) = UnixStream::pair()?;
-        let (console, theirs_console) = UnixStream::pair()?;
-        let (monitor, theirs_monitor) = UnixStream::pair()?;
+        let (channel, theirs_channel) = line(home, CHANNEL)?;
+        let (console, theirs_console) = line(home, CONSOLE)?;
+        let (monitor, theirs_monitor) = line(home, QMP)?;
+        // Others see by these that the VM lives, and that its layers are in use.
+        let lock = home.map(|home| home.container.lock_vm()).transpose()?;
+        let held = layers.iter().flat_map(|layer| &layer.held).chain(&lock);
+        let held: Vec<_> = held.map(File::as_raw_fd).collect();
         let cd = match boot {
             Boot::Iso { image, .. } => {
                 Some(File::open(image).with_context(|| format!("cannot open {}", image.display()))?)
@@ -64,6 +112,8 @@ impl Vm {
         };
         let disks = layers.iter().map(|layer| DiskFiles::open(&layer.disk)).collect::<Result<Vec<_>>>()?;
         let descriptors = Descriptors {
+            listening: home.is_some(),
+            held,
             channel: theirs_channel.as_raw_fd(),
             console: theirs_console.as_raw_fd(),
             monitor: theirs_monitor.as_raw_fd(),
@@ -76,7 +126,8 @@ impl Vm {
         command.args(qemu::arguments(name, options, accel, boot, &descriptors)?);
         // A process group of its own: ^C at the terminal is for us to act on.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
-        child::bind(&mut command, descriptors.all());
+        let outlives = home.is_some_and(|home| home.outlives);
+        child::bind(&mut command, descriptors.all(), outlives);
         let mut child = command.spawn().map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => {
                 anyhow!("{QEMU} is not installed: it is in Debian's package qemu-system-x86")
@@ -90,7 +141,7 @@ impl Vm {
         for line in [&channel, &console, &monitor] {
             line.set_nonblocking(true)?;
         }
-        Ok((vm, Wires { channel, console, monitor, errors }))
+        Ok((vm, Wires { channel, console, monitor, errors: Some(errors) }))
     }
 
     /// Waits for QEMU, whose lines have ended, and says how it ended if that was not of its own will.

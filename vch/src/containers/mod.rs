@@ -5,14 +5,19 @@
 //! STORE/containers/ID/container.json  what it is (Record)
 //! STORE/containers/ID/state.json      how it is (State)
 //! STORE/containers/ID/vm.lock         locked by QEMU, which inherits it, as long as the VM lives
+//! STORE/containers/ID/monitor.lock    locked by the process that monitors it
+//! STORE/containers/ID/output.log*     its output (the format: `log`)
+//! STORE/containers/ID/control         the monitor's socket, for clients
+//! STORE/containers/ID/channel, console, qmp    QEMU's sockets, for a monitor
 //! ```
 //!
 //! Promises: a folder that has its name is whole; a file is replaced as a whole; whether a VM lives is asked of the kernel
 //! (by the lock), never of a process number, which another process may have by now. Only the user can look into it.
 
 mod record;
+pub mod sockets;
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -71,10 +76,7 @@ impl Containers {
     pub fn create(&self, record: Record) -> Result<Container> {
         private_dir(&self.dir, true)?;
         let _lock = self.lock()?;
-        if let Some(other) = self.list()?.into_iter().find(|other| other.record.name == record.name) {
-            let id = other.short_id();
-            bail!("the name {:?} is taken by container {id}: `vch rm {id}` frees it", record.name);
-        }
+        self.is_free(&record.name)?;
         let pending = self.dir.join(format!("{PENDING}{}", record.id));
         private_dir(&pending, false)?;
         let container = Container { dir: pending.clone(), record };
@@ -84,6 +86,18 @@ impl Containers {
             Ok(Container { dir, ..container })
         });
         made.inspect_err(|_| drop(fs::remove_dir_all(&pending)))
+    }
+
+    /// Whether no container has this name; another may take it at any time.
+    ///
+    /// # Errors
+    /// One has it; those of [`Containers::list`].
+    pub fn is_free(&self, name: &str) -> Result<()> {
+        if let Some(other) = self.list()?.into_iter().find(|other| other.record.name == name) {
+            let id = other.short_id();
+            bail!("the name {name:?} is taken by container {id}: `vch rm {id}` frees it");
+        }
+        Ok(())
     }
 
     /// All, the newest first.
@@ -176,6 +190,28 @@ impl Container {
         fcntl(&self.open_vm_lock()?, FcntlArg::F_OFD_GETLK(&mut found))
             .context("cannot ask for the VM's lock")?;
         Ok(i32::from(found.l_type) != libc::F_UNLCK)
+    }
+
+    /// Where its output is.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("output.log")
+    }
+
+    /// The lock of its monitor, as long as it is kept; none if another has it.
+    ///
+    /// # Errors
+    /// Its folder cannot be read, or is gone.
+    pub fn lock_monitor(&self) -> Result<Option<File>> {
+        let path = self.dir.join("monitor.lock");
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+            }
+        }
     }
 
     /// Removes the folder.

@@ -173,6 +173,11 @@ impl Reader {
         }
     }
 
+    /// How many files it holds, [`MOST_FILES`] at most: with so many, it may lose what comes.
+    pub fn held(&self) -> usize {
+        self.files.len()
+    }
+
     /// How many lines were skipped because they are no log's.
     pub fn damaged(&self) -> u64 {
         self.damaged

@@ -6,10 +6,11 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::Source;
-
 /// Waits until one of `interests` is ready or `deadline` has passed, and gives those that are ready.
-pub(super) fn ready(
+///
+/// # Errors
+/// The system's.
+pub fn ready<Source: Copy>(
     interests: &[(Source, PollFd<'_>)],
     deadline: Option<Instant>,
 ) -> Result<Vec<(Source, PollFlags)>> {

@@ -1,14 +1,27 @@
 //! The loop against a guest made of a thread: real sockets and pipes, no VM.
 
 use std::convert::Infallible;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use nix::sys::signal::Signal;
+use protocol::{MachineSpec, Stream};
 
 use nix::unistd::pipe;
 use protocol::{Disks, ExitStatus, GuestLink, SPEC_VERSION, ToGuest, ToHost, Uuid};
 
-use super::*;
+use super::relay::Plan;
+use crate::containers::{Container, Containers, Record};
+use crate::conversation::SESSION;
+use crate::exit::{End, Outcome};
+use crate::layers::OpenLayer;
+use crate::options::RunOptions;
+use crate::stdio::Stdio;
+use crate::vm::Wires;
 
 const MANY: usize = 10 << 20;
 
@@ -134,7 +147,22 @@ fn plan(boot_timeout: Duration) -> Plan {
         user: None,
         init: true,
     };
-    Plan { machine, layers: vec![layer], stdin: true, raw: false, debug: false, boot_timeout }
+    Plan { machine, layers: vec![layer], stdin: true, debug: false, boot_timeout }
+}
+
+fn container(store: &std::path::Path) -> Container {
+    let record = Record {
+        id: crate::random::id().unwrap(),
+        name: "web".into(),
+        image: "image".into(),
+        command: vec![],
+        created: 0,
+        tty: false,
+        stdin: true,
+        stop_signal: 15,
+        remove: false,
+    };
+    Containers::of(store).create(record).unwrap()
 }
 
 /// Runs the loop between a guest and a user, each on a thread of its own.
@@ -150,7 +178,7 @@ fn between(
     };
     let ((channel, theirs), (console, their_console), (monitor, their_monitor)) = (pair(), pair(), pair());
     let (errors, their_errors) = pipe().unwrap();
-    let wires = Wires { channel, console, monitor, errors };
+    let wires = Wires { channel, console, monitor, errors: Some(errors) };
     let far = Guest {
         link: GuestLink::guest(),
         channel: theirs,
@@ -166,7 +194,10 @@ fn between(
     let near =
         User { stdin: their_stdin, stdout: their_stdout, stderr: their_stderr, signals: their_signals };
     let threads = [thread::spawn(|| guest(far)), thread::spawn(|| user(near))];
-    let outcome = run(plan(boot_timeout), wires, &stdio, Clock::start());
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = RunOptions::new("image");
+    options.interactive = true;
+    let outcome = crate::run_in(plan(boot_timeout), wires, container(dir.path()), &stdio, &options);
     drop(stdio);
     for thread in threads {
         thread.join().unwrap();
@@ -209,23 +240,39 @@ fn ten_mebibytes_there_and_back() {
 }
 
 #[test]
-fn the_exit_is_acknowledged_after_the_last_byte_was_written() {
+fn the_exit_is_acknowledged_when_all_output_is_kept_and_read_later() {
     let (tell, told) = std::sync::mpsc::channel();
     let guest = move |guest: Guest| {
         let mut guest = guest.started();
         guest.write(Stream::Stdout, &pattern(200_000));
-        guest.exited(ExitStatus::Code(0));
-        for _ in 0..40 {
-            guest.pump();
-            assert_eq!(guest.link.event(), Ok(None), "nobody has read yet");
-        }
+        guest.leaves(ExitStatus::Code(0));
         tell.send(()).unwrap();
-        assert_eq!(guest.message(), ToGuest::Acknowledged);
-        guest.send(&ToHost::Stopped { timeline: vec![] });
     };
     let user = move |user: User| {
         told.recv().unwrap();
         assert!(all(user.stdout) == pattern(200_000));
+    };
+    assert_eq!(between(guest, user, MINUTE).unwrap().code(), 0);
+}
+
+#[test]
+fn an_owner_that_does_not_read_holds_the_container_back() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let guest = move |guest: Guest| {
+        let mut guest = guest.started();
+        let mut written = 0;
+        for _ in 0..200 {
+            let put = |room: &mut [u8]| Ok::<_, Infallible>(room.len());
+            written += guest.link.fill(SESSION, Stream::Stdout, put).unwrap().unwrap_or(0);
+            assert!(guest.pump());
+        }
+        assert!(written < 2 << 20, "{written}");
+        tell.send(()).unwrap();
+        guest.leaves(ExitStatus::Code(0));
+    };
+    let user = move |user: User| {
+        told.recv().unwrap();
+        all(user.stdout);
     };
     assert_eq!(between(guest, user, MINUTE).unwrap().code(), 0);
 }

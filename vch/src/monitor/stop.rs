@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 
-use super::{POWER_OFF, Relay};
+use super::relay::{ERRORS, POWER_OFF, Relay};
 use crate::conversation::Phase;
 use crate::exit::End;
 use crate::text::harmless;
@@ -31,7 +31,7 @@ impl Relay<'_> {
     /// Whether it is over. Called whenever something may have changed.
     pub(super) fn verdict(&mut self) -> Result<Option<End>> {
         let gone = self.open.is_empty();
-        let drained = self.talk.drained() && self.stderr.waiting() == 0;
+        let drained = self.talk.drained();
         if self.talk.acknowledge()? {
             self.deadline = Some(Instant::now() + POWER_OFF);
         }
@@ -53,7 +53,7 @@ impl Relay<'_> {
 
     /// Why the VM is gone: the kernel's word, QEMU's, or a guess.
     fn gone(&self) -> Gone {
-        let errors = harmless(&self.errors, super::ERRORS);
+        let errors = harmless(&self.errors, ERRORS);
         let whereabouts = self.talk.whereabouts();
         let seconds = self.clock.seconds();
         let (why, known) = match (self.console.panic(), &self.shutdown) {

@@ -1,0 +1,180 @@
+//! What a client does with each of its lines: the monitor's, and the user's.
+
+use std::io::{ErrorKind, Read, Write};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::poll::PollFlags;
+use nix::sys::signal::Signal;
+use protocol::oci::ConsoleSize;
+use protocol::{Event, Stream};
+
+use super::detach::{Keys, Scanned};
+use super::{CHUNK, Client, Finish, Source, is_closed};
+use crate::conversation::SESSION;
+use crate::log::Offsets;
+use crate::monitor::asks_to_end;
+use crate::monitor::message::{ToClient, ToMonitor};
+use crate::signals;
+use crate::stdio::Got;
+use crate::terminal::{self, Raw};
+
+impl Client<'_> {
+    pub(super) fn handle(&mut self, source: Source, flags: PollFlags) -> Result<Option<Finish>> {
+        match source {
+            Source::Monitor => self.monitor(flags),
+            // Nobody will send any more: such a descriptor would be ready for ever.
+            Source::Signals if !flags.contains(PollFlags::POLLIN) => {
+                self.listening = false;
+                Ok(None)
+            }
+            Source::Signals => self.signals(),
+            Source::Stdin => self.stdin(),
+            Source::Stdout => self.output(Stream::Stdout),
+            Source::Stderr => self.output(Stream::Stderr),
+        }
+    }
+
+    fn monitor(&mut self, flags: PollFlags) -> Result<Option<Finish>> {
+        if flags.contains(PollFlags::POLLOUT) {
+            match self.line.write(self.link.output()) {
+                Ok(count) => self.link.wrote(count),
+                // What was said before is still to be read.
+                Err(_) if flags.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) => {}
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                Err(_) => return Ok(Some(Finish::Lost)),
+            }
+        }
+        if flags == PollFlags::POLLOUT {
+            return Ok(None);
+        }
+        let mut chunk = [0; CHUNK];
+        let count = match self.line.read(&mut chunk) {
+            Ok(count) if count > 0 => count,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(None),
+            _ => return Ok(Some(Finish::Lost)),
+        };
+        const BROKEN: &str = "the container's monitor is of another version, or broken";
+        self.link.receive(chunk.get(..count).unwrap_or_default()).context(BROKEN)?;
+        while let Some(event) = self.link.event().context(BROKEN)? {
+            if let Event::Message(message) = event {
+                self.hear(message)?;
+            }
+        }
+        if self.link.unwanted(SESSION, Stream::Stdin) {
+            self.stdin = None;
+        }
+        Ok(None)
+    }
+
+    fn hear(&mut self, message: ToClient) -> Result<()> {
+        match message {
+            ToClient::Layer(layer) => self.progress.building(self.stdio, layer),
+            ToClient::Created(id) => {
+                self.progress.clear(self.stdio);
+                self.id = Some(id);
+            }
+            ToClient::From(stdout, stderr) => self.begin = Some(Offsets { stdout, stderr }),
+            ToClient::Started => {
+                self.progress.clear(self.stdio);
+                self.running = true;
+                if self.raw && self.mode.is_none() {
+                    self.mode = Some(Raw::enter(&self.stdio.stdin)?);
+                }
+                self.resize(!self.attach.owner)?;
+            }
+            ToClient::Warning(text) => {
+                self.progress.clear(self.stdio);
+                self.stderr.say(&format!("vch: warning: {text}"));
+            }
+            ToClient::Console(line) => self.stderr.say(&format!("[guest] {line}")),
+            ToClient::Ended(ended) => {
+                self.progress.clear(self.stdio);
+                self.mode = None;
+                self.stdin = None;
+                self.ended = Some(*ended);
+            }
+        }
+        Ok(())
+    }
+
+    fn signals(&mut self) -> Result<Option<Finish>> {
+        let Some(signal) = self.stdio.signals.as_ref().map(signals::read).transpose()?.flatten() else {
+            return Ok(None);
+        };
+        if signal == Signal::SIGWINCH {
+            self.resize(false)?;
+            return Ok(None);
+        }
+        if self.asked && asks_to_end(signal) && !self.attach.owner {
+            return Ok(Some(Finish::Detached));
+        }
+        self.asked |= asks_to_end(signal);
+        self.link.send(&ToMonitor::Signal { number: signal as i32, insists: self.attach.owner })?;
+        Ok(None)
+    }
+
+    fn resize(&mut self, always: bool) -> Result<()> {
+        let size = terminal::size(&self.stdio.stdin);
+        if let Some(ConsoleSize { height, width }) = size
+            && self.raw
+            && (always || self.size != size)
+            && self.running
+        {
+            self.size = size;
+            self.link.send(&ToMonitor::Resize { height, width })?;
+        }
+        Ok(())
+    }
+
+    fn stdin(&mut self) -> Result<Option<Finish>> {
+        let Some(stdin) = &self.stdin else { return Ok(None) };
+        let (mut end, mut detached) = (false, false);
+        let keys = &mut self.keys;
+        let raw = self.raw;
+        let read = |room: &mut [u8]| -> Result<usize, Errno> {
+            let held = keys.as_ref().map_or(0, Keys::held);
+            // What is held back may have to go first.
+            let Some(most) = room.len().checked_sub(held).filter(|most| *most > 0) else { return Ok(0) };
+            let got = stdin.read(&mut room[..most])?;
+            end = got == Got::End;
+            let Got::Bytes(count) = got else { return Ok(0) };
+            match keys {
+                Some(keys) if raw => {
+                    let Scanned { bytes, pressed } = keys.scan(&room[..count]);
+                    detached = pressed;
+                    room[..bytes.len()].copy_from_slice(&bytes);
+                    Ok(bytes.len())
+                }
+                _ => Ok(count),
+            }
+        };
+        self.link.fill(SESSION, Stream::Stdin, read).context("cannot read stdin")?;
+        if end {
+            self.stdin = None;
+            self.link.end(SESSION, Stream::Stdin);
+        }
+        Ok(detached.then_some(Finish::Detached))
+    }
+
+    fn output(&mut self, stream: Stream) -> Result<Option<Finish>> {
+        let output = if stream == Stream::Stdout { &mut self.stdout } else { &mut self.stderr };
+        match output.write(self.link.pending(SESSION, stream)) {
+            Ok(count) => self.link.consume(SESSION, stream, count),
+            Err(errno) if self.attach.owner => {
+                if self.failed.is_none() {
+                    self.failed = Some((stream, errno));
+                    self.link.send(&ToMonitor::Closed(stream))?;
+                }
+                output.give_up();
+                self.link.stop(SESSION, stream);
+            }
+            Err(errno) if is_closed(errno) => return Ok(Some(Finish::Closed(stream))),
+            Err(errno) => {
+                let name = if stream == Stream::Stdout { "stdout" } else { "stderr" };
+                return Err(errno).with_context(|| format!("cannot write to {name}"));
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,131 @@
+//! `vch ps`: which containers there are.
+
+use std::io::Write;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use super::{Store, time};
+use crate::containers::{Container, State};
+use crate::monitor;
+use crate::text::harmless;
+
+/// Characters of a command that are shown.
+const COMMAND: usize = 20;
+
+/// Options of `vch ps`.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Those that have ended, too
+    #[arg(short, long)]
+    all: bool,
+
+    /// IDs only
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Show all of IDs and commands
+    #[arg(long)]
+    no_trunc: bool,
+
+    /// Form of the list
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+
+    #[command(flatten)]
+    store: Store,
+}
+
+/// Forms of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Table,
+    /// An object a line.
+    Json,
+}
+
+/// Lists them.
+///
+/// # Errors
+/// They cannot be read.
+pub fn run(options: &Options) -> Result<u8> {
+    let mut rows = vec![];
+    for container in options.store.containers()?.list()? {
+        // One that was just removed is none.
+        let Ok(state) = options.store.state(&container) else { continue };
+        if options.all || !matches!(state, State::Exited { .. }) {
+            rows.push((container, state));
+        }
+    }
+    let mut text = String::new();
+    match (options.quiet, options.format) {
+        (true, _) => rows.iter().for_each(|(container, _)| text += &format!("{}\n", options.id(container))),
+        (false, Format::Json) => rows.iter().for_each(|(c, state)| text += &options.object(c, state)),
+        (false, Format::Table) => {
+            text += &table(rows.iter().map(|(container, state)| options.row(container, state)));
+        }
+    }
+    // Nobody reads any more: no failure.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(0)
+}
+
+impl Options {
+    fn id<'a>(&self, container: &'a Container) -> &'a str {
+        if self.no_trunc { &container.record.id } else { container.short_id() }
+    }
+
+    fn command(&self, container: &Container) -> String {
+        let most = if self.no_trunc { usize::MAX } else { COMMAND };
+        harmless(container.record.command.join(" ").as_bytes(), most)
+    }
+
+    fn row(&self, container: &Container, state: &State) -> [String; 6] {
+        let record = &container.record;
+        [
+            self.id(container).to_owned(),
+            harmless(record.image.as_bytes(), 60),
+            format!("\"{}\"", self.command(container)),
+            format!("{} ago", time::human(monitor::now().saturating_sub(record.created))),
+            status(state),
+            record.name.clone(),
+        ]
+    }
+
+    fn object(&self, container: &Container, state: &State) -> String {
+        let record = &container.record;
+        let (name, code) = match state {
+            State::Created => ("created", None),
+            State::Running { .. } => ("running", None),
+            State::Exited { exit, .. } => ("exited", Some(exit.code)),
+        };
+        let object = json!({
+            "ID": self.id(container), "Names": record.name, "Image": record.image, "Command": self.command(container),
+            "CreatedAt": record.created, "State": name, "Status": status(state), "ExitCode": code,
+        });
+        format!("{object}\n")
+    }
+}
+
+fn status(state: &State) -> String {
+    let since = |time: u64| time::human(monitor::now().saturating_sub(time));
+    match state {
+        State::Created => "Created".into(),
+        State::Running { started } => format!("Up {}", since(*started)),
+        State::Exited { finished, exit, .. } => format!("Exited ({}) {} ago", exit.code, since(*finished)),
+    }
+}
+
+fn table(rows: impl Iterator<Item = [String; 6]>) -> String {
+    let head = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"].map(str::to_owned);
+    let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 6] = std::array::from_fn(width);
+    let line = |row: &[String; 6]| {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("   ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}

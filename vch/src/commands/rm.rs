@@ -1,0 +1,70 @@
+//! `vch rm`: removes containers that have ended.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use super::kill::say_to;
+use super::{Store, each};
+use crate::containers::{Container, State};
+use crate::monitor::message::ToMonitor;
+
+/// How long a VM that was told to end may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Options of `vch rm`.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Names or IDs of containers
+    #[arg(required = true)]
+    containers: Vec<String>,
+
+    /// Stop those that run
+    #[arg(short, long)]
+    force: bool,
+
+    #[command(flatten)]
+    store: Store,
+}
+
+/// Removes each.
+///
+/// # Errors
+/// None but those that `say` says.
+pub fn run(options: &Options, say: impl Fn(&str)) -> Result<u8> {
+    let remove = |name: &str| {
+        let container = options.store.container(name)?;
+        let ended = matches!(options.store.state(&container)?, State::Exited { .. });
+        if !ended && !options.force {
+            bail!("container {name} is running: stop it before, or remove it with -f");
+        }
+        if !ended {
+            stop(&options.store, &container)?;
+        }
+        gone(&container)?;
+        Ok(name.to_owned())
+    };
+    each(&options.containers, remove, say)
+}
+
+fn stop(store: &Store, container: &Container) -> Result<()> {
+    match say_to(store, container, &ToMonitor::Stop) {
+        Ok(mut control) => control.wait(Some(Instant::now() + PATIENCE)).map(drop),
+        Err(_) if matches!(container.state(), Ok(State::Exited { .. })) => Ok(()),
+        Err(_) if !container.dir.exists() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes it as soon as its VM is gone, unless it removes itself.
+fn gone(container: &Container) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    while container.dir.exists() {
+        match container.remove() {
+            Err(error) if Instant::now() >= end => return Err(error),
+            _ => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! `vch stop`: the image's stop signal, then KILL, then the end of the VM.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use super::kill::say_to;
+use super::{Store, each};
+use crate::client::control::Heard;
+use crate::containers::{Container, State};
+use crate::monitor::message::ToMonitor;
+
+/// How long the guest may take to end after its process was killed.
+const KILLED: Duration = Duration::from_secs(10);
+
+/// Options of `vch stop`.
+#[derive(Debug, Clone, Args)]
+pub struct Options {
+    /// Names or IDs of containers
+    #[arg(required = true)]
+    containers: Vec<String>,
+
+    /// Seconds until the container's process is killed
+    #[arg(short = 't', long = "time", alias = "timeout", value_name = "SECONDS", default_value_t = 10)]
+    seconds: u32,
+
+    #[command(flatten)]
+    store: Store,
+}
+
+/// Stops each.
+///
+/// # Errors
+/// None but those that `say` says.
+pub fn run(options: &Options, say: impl Fn(&str)) -> Result<u8> {
+    let stop_one = |name: &str| {
+        let container = options.store.container(name)?;
+        // As docker does: one that has ended is stopped.
+        if !matches!(options.store.state(&container)?, State::Exited { .. }) {
+            stop(&options.store, &container, Duration::from_secs(options.seconds.into()))?;
+        }
+        Ok(name.to_owned())
+    };
+    each(&options.containers, stop_one, say)
+}
+
+fn stop(store: &Store, container: &Container, grace: Duration) -> Result<()> {
+    let signal = |number| ToMonitor::Signal { number, insists: false };
+    let steps = [
+        (signal(container.record.stop_signal), grace),
+        (signal(libc::SIGKILL), KILLED),
+        (ToMonitor::Stop, KILLED),
+    ];
+    for (message, patience) in steps {
+        let deadline = Instant::now() + patience;
+        let mut control = match say_to(store, container, &message) {
+            Ok(control) => control,
+            // It has ended meanwhile.
+            Err(error) => match container.state() {
+                Ok(State::Exited { .. }) => return Ok(()),
+                _ if !container.dir.exists() => return Ok(()),
+                _ => return Err(error),
+            },
+        };
+        match control.wait(Some(deadline))? {
+            Heard::Ended(_) => return Ok(()),
+            Heard::Taken | Heard::Late | Heard::Lost => {}
+        }
+    }
+    bail!("container {} could not be stopped", container.record.name)
+}

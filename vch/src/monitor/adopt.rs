@@ -1,0 +1,99 @@
+//! A new monitor for a container whose monitor has died.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use protocol::{ExitStatus, Stream};
+
+use super::clients::Clients;
+use super::relay::Relay;
+use super::{Kept, exited, finish};
+use crate::containers::{Container, Exit, State};
+use crate::conversation::{Conversation, Phase, SESSION};
+use crate::timeline::Clock;
+use crate::vm::Wires;
+
+/// How long QEMU may take to end when it was told to.
+const QUIT: Duration = Duration::from_secs(10);
+/// What ends QEMU, when it has been told that we can do without negotiating.
+const QUIT_COMMAND: &[u8] = b"{\"execute\":\"quit\"}\n";
+/// How long a guest that was starting its container may still take.
+const START: Duration = Duration::from_secs(180);
+
+/// How often to try for the lock.
+const LOOKS: usize = 20;
+/// Exit status of a container that nobody knows how it ended: as if it had been killed.
+const KILLED: u8 = 137;
+
+/// Takes over `container`, unless someone else has it, and stays until it has ended.
+///
+/// # Errors
+/// The system's.
+pub fn run(container: Container) -> Result<()> {
+    let Some(lock) = lock(&container)? else { return Ok(()) };
+    if !container.has_vm()? {
+        return settle(&container).map(drop);
+    }
+    let mut clients = Clients::default();
+    let mut kept = Kept::open(container, lock, &mut clients)?;
+    let wires = Wires::to(&kept.container)?;
+    let mut qmp = wires.monitor.try_clone()?;
+    let result = resume(&mut kept, &mut clients, wires);
+    // Whatever is left of it: an honest end has none.
+    let _ = qmp.write_all(QUIT_COMMAND);
+    let end = Instant::now() + QUIT;
+    while kept.container.has_vm()? && Instant::now() < end {
+        clients.wait(Some(Instant::now() + Duration::from_millis(20)))?;
+    }
+    finish(&result, &mut clients, Some(kept))
+}
+
+/// The monitor's lock; those who only look whether there is a monitor have it for a moment.
+fn lock(container: &Container) -> Result<Option<File>> {
+    for _ in 0..LOOKS {
+        if let Some(lock) = container.lock_monitor()? {
+            return Ok(Some(lock));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(None)
+}
+
+fn resume(kept: &mut Kept, clients: &mut Clients, wires: Wires) -> Result<crate::exit::Outcome> {
+    let (phase, deadline) = match kept.container.state()? {
+        State::Created => (Phase::Starting, Some(Instant::now() + START)),
+        State::Running { .. } => (Phase::Running, None),
+        State::Exited { exit: Exit { oom: true, .. }, .. } => (Phase::Draining(ExitStatus::Oom), None),
+        State::Exited { exit, .. } => (Phase::Draining(ExitStatus::Code(exit.code)), None),
+    };
+    let offsets = kept.log.offsets();
+    let has = BTreeMap::from([
+        ((SESSION, Stream::Stdout), offsets.stdout),
+        ((SESSION, Stream::Stderr), offsets.stderr),
+    ]);
+    let talk = Conversation::adopting(has, phase)?;
+    let mut relay = Relay::over(talk, wires, &kept.container, clients, &mut kept.log, Clock::start());
+    relay.deadline = deadline;
+    relay.run()
+}
+
+/// Writes down that a container without a VM has ended, if nobody has; its monitor's lock is ours.
+///
+/// # Errors
+/// The system's.
+pub fn settle(container: &Container) -> Result<State> {
+    let mut state = container.state()?;
+    if !matches!(state, State::Exited { .. }) {
+        let error = "the VM ended, and nobody was there to see how".to_owned();
+        let exit = Exit { code: KILLED, oom: false, error: Some(error) };
+        state = exited(container, exit);
+        container.set_state(&state)?;
+    }
+    if container.record.remove {
+        container.remove()?;
+    }
+    Ok(state)
+}

@@ -1,0 +1,329 @@
+//! A client's line, and how far it is with the container's output.
+
+use std::convert::Infallible;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use anyhow::Result;
+use nix::poll::PollFlags;
+use protocol::{Event, Stream};
+
+use super::message::{Attach, Ended, Start, ToClient, ToClientLink, ToMonitor};
+use crate::conversation::SESSION;
+use crate::log::{self, Offsets, Reader};
+
+/// Read at a time.
+const CHUNK: usize = 64 << 10;
+/// The most of the log that is read for a client before others have their turn, in bytes of output.
+const TURN: usize = 256 << 10;
+/// Control messages that a client has not taken, in bytes, before it gets no more that it can do without.
+const UNHEARD: usize = 64 << 10;
+
+/// A client.
+pub struct Connection {
+    line: UnixStream,
+    link: ToClientLink,
+    /// What it wants, once it has said so.
+    pub attach: Option<Attach>,
+    /// Of stdout and stderr.
+    outputs: [Place; 2],
+    /// Whether it was told that the container runs.
+    started: bool,
+    /// Whether it was told how the container ended.
+    pub told: bool,
+    /// It has hung up, or made no sense.
+    pub gone: bool,
+}
+
+/// How far a client is with a stream.
+#[derive(Default)]
+struct Place {
+    /// Bytes of the stream that the link has got.
+    sent: u64,
+    /// Reads the log for a client that is behind, or was.
+    reader: Option<Reader>,
+    /// Read, and behind `sent`.
+    pending: Vec<u8>,
+}
+
+fn index(stream: Stream) -> usize {
+    usize::from(stream == Stream::Stderr)
+}
+
+/// The log's word for an output.
+pub fn logged(stream: Stream) -> log::Stream {
+    if stream == Stream::Stderr { log::Stream::Stderr } else { log::Stream::Stdout }
+}
+
+impl Connection {
+    /// On a line that was just accepted.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new(line: UnixStream) -> Result<Self> {
+        line.set_nonblocking(true)?;
+        Ok(Self {
+            line,
+            link: ToClientLink::guest(),
+            attach: None,
+            outputs: Default::default(),
+            started: false,
+            told: false,
+            gone: false,
+        })
+    }
+
+    /// Its line, to be polled.
+    pub fn line(&self) -> &UnixStream {
+        &self.line
+    }
+
+    /// What to poll for.
+    pub fn interest(&self) -> PollFlags {
+        let sending = if self.link.output().is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
+        PollFlags::POLLIN | sending
+    }
+
+    /// Writes and reads what is possible.
+    pub fn turn(&mut self, flags: PollFlags) {
+        if flags.contains(PollFlags::POLLOUT) {
+            self.flush();
+        }
+        if flags == PollFlags::POLLOUT {
+            return;
+        }
+        let mut chunk = [0; CHUNK];
+        match self.line.read(&mut chunk) {
+            Ok(0) => self.gone = true,
+            Ok(count) => self.gone |= self.link.receive(chunk.get(..count).unwrap_or_default()).is_err(),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(_) => self.gone = true,
+        }
+    }
+
+    /// Writes what waits, as far as the line takes it.
+    pub fn flush(&mut self) {
+        if !self.link.output().is_empty() {
+            match self.line.write(self.link.output()) {
+                Ok(count) => self.link.wrote(count),
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                Err(_) => self.gone = true,
+            }
+        }
+    }
+
+    /// What it says next, but for what it wants, which is taken down here; `now` is how much output there is.
+    pub fn message(&mut self, now: Offsets) -> Option<ToMonitor> {
+        loop {
+            match (self.link.event(), self.attach) {
+                (Ok(Some(Event::Message(ToMonitor::Attach(attach)))), None) => self.attached(attach, now),
+                (Ok(Some(Event::Message(message))), Some(_)) => return Some(message),
+                (Ok(Some(Event::Connected(_))), _) => {}
+                (Ok(None), _) => return None,
+                _ => {
+                    self.gone = true;
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Takes down what it wants, if it has said so, before there is any output.
+    pub fn hello(&mut self) {
+        while self.attach.is_none() && !self.gone {
+            match self.link.event() {
+                Ok(Some(Event::Message(ToMonitor::Attach(attach)))) => {
+                    self.attached(attach, Offsets::default());
+                }
+                Ok(Some(Event::Connected(_))) => {}
+                Ok(None) => return,
+                _ => self.gone = true,
+            }
+        }
+    }
+
+    fn attached(&mut self, attach: Attach, now: Offsets) {
+        self.attach = Some(attach);
+        let (stdout, stderr) = match attach.output {
+            Some(Start::At(stdout, stderr)) => (stdout.min(now.stdout), stderr.min(now.stderr)),
+            _ => (now.stdout, now.stderr),
+        };
+        for (place, sent) in self.outputs.iter_mut().zip([stdout, stderr]) {
+            place.sent = sent;
+        }
+        self.send(&ToClient::From(stdout, stderr));
+        if !attach.stdin {
+            self.link.stop(SESSION, Stream::Stdin);
+        }
+    }
+
+    /// Says `message`.
+    pub fn send(&mut self, message: &ToClient) {
+        // It is too long: then it is one with a guest's timeline in it, and the client hangs for want of it.
+        self.gone |= self.link.send(message).is_err();
+    }
+
+    /// Says `message`, unless the client has not taken many others.
+    pub fn mention(&mut self, message: &ToClient) {
+        if self.is_attentive() {
+            self.send(message);
+        }
+    }
+
+    /// Whether it takes what it is told.
+    pub fn is_attentive(&self) -> bool {
+        self.link.unheard() < UNHEARD
+    }
+
+    /// Says that the container runs, if that is to be said.
+    pub fn started(&mut self) {
+        if self.attach.is_some() && !self.started {
+            self.started = true;
+            self.send(&ToClient::Started);
+        }
+    }
+
+    /// Says how the container ended. No output comes after this.
+    pub fn ended(&mut self, ended: Ended) {
+        self.told = true;
+        self.link.end(SESSION, Stream::Stdout);
+        self.link.end(SESSION, Stream::Stderr);
+        self.send(&ToClient::Ended(Box::new(ended)));
+    }
+
+    /// What it has sent as stdin.
+    pub fn stdin(&self) -> &[u8] {
+        self.link.pending(SESSION, Stream::Stdin)
+    }
+
+    /// So much of it was used.
+    pub fn consume(&mut self, count: usize) {
+        self.link.consume(SESSION, Stream::Stdin, count);
+    }
+
+    /// Whether its stdin, which it sends, has ended, and was used.
+    pub fn stdin_ended(&self) -> bool {
+        self.attach.is_some_and(|attach| attach.stdin) && self.link.finished(SESSION, Stream::Stdin)
+    }
+
+    /// The container reads no more.
+    pub fn stop_stdin(&mut self) {
+        self.link.stop(SESSION, Stream::Stdin);
+    }
+
+    fn wants_output(&self) -> bool {
+        self.attach.is_some_and(|attach| attach.output.is_some()) && !self.gone
+    }
+
+    /// How much more of a stream may come from the guest, for this client's sake. `held` is the most files of the log that may be
+    /// kept for it.
+    pub fn capacity(&mut self, stream: Stream, logged: u64, held: usize) -> usize {
+        let owner = self.attach.is_some_and(|attach| attach.owner);
+        if !self.wants_output() || self.link.unwanted(SESSION, stream) {
+            return usize::MAX;
+        }
+        let place = &self.outputs[index(stream)];
+        match &place.reader {
+            _ if owner && place.sent < logged => 0,
+            _ if owner => self.link.capacity(SESSION, stream),
+            Some(reader) if place.sent < logged && reader.held() >= held => 0,
+            _ => usize::MAX,
+        }
+    }
+
+    /// Gives it new output, `offset` bytes behind the stream's beginning; what it does not take now it gets from the log.
+    pub fn give(&mut self, stream: Stream, offset: u64, bytes: &[u8]) {
+        if !self.wants_output() {
+            return;
+        }
+        let place = &mut self.outputs[index(stream)];
+        if self.link.unwanted(SESSION, stream) {
+            *place = Place { sent: offset + bytes.len() as u64, ..Place::default() };
+        } else if place.sent == offset {
+            place.sent += put(&mut self.link, stream, bytes) as u64;
+        }
+    }
+
+    /// Goes on with what it has not got of the log at `path`, which has `logged` bytes of each stream. Says whether it has all.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn catch_up(&mut self, path: &Path, now: Offsets) -> Result<bool> {
+        let mut complete = true;
+        if !self.wants_output() {
+            return Ok(complete);
+        }
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let all = now.of(logged(stream));
+            let place = &mut self.outputs[index(stream)];
+            if self.link.unwanted(SESSION, stream) {
+                place.sent = all;
+            }
+            if place.sent >= all {
+                place.pending.clear();
+                continue;
+            }
+            let lost = place.read(&mut self.link, stream, path)?;
+            complete &= place.sent >= all;
+            if lost > 0 {
+                self.send(&ToClient::Warning(format!(
+                    "{lost} bytes of the container's output are not in its log any more"
+                )));
+            }
+        }
+        Ok(complete)
+    }
+}
+
+impl Place {
+    /// Puts what comes next in the log on the link. Says how many bytes the log has lost.
+    fn read(&mut self, link: &mut ToClientLink, stream: Stream, path: &Path) -> Result<u64> {
+        let reader = match &mut self.reader {
+            Some(reader) => reader,
+            None => {
+                // Of the other stream nothing.
+                let mut from = Offsets { stdout: u64::MAX, stderr: u64::MAX };
+                *from.of_mut(logged(stream)) = self.sent;
+                self.reader.insert(Reader::from(path, from)?.only(logged(stream)))
+            }
+        };
+        reader.keep_up()?;
+        let (mut lost, mut given) = (0, 0);
+        while given < TURN {
+            if self.pending.is_empty() {
+                let Some(entry) = reader.next()? else { break };
+                // It may have been given some of it while it was not behind.
+                let skip = usize::try_from(self.sent.saturating_sub(entry.offset)).unwrap_or(usize::MAX);
+                lost += entry.offset.saturating_sub(self.sent);
+                self.sent = self.sent.max(entry.offset);
+                self.pending.extend_from_slice(entry.output.get(skip..).unwrap_or_default());
+            }
+            let count = put(link, stream, &self.pending);
+            self.pending.drain(..count);
+            self.sent += count as u64;
+            given += count;
+            if !self.pending.is_empty() {
+                break;
+            }
+        }
+        Ok(lost)
+    }
+}
+
+/// Puts as much of `bytes` on the link as it takes.
+fn put(link: &mut ToClientLink, stream: Stream, bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let copy = |room: &mut [u8]| {
+            let count = room.len().min(rest.len());
+            room[..count].copy_from_slice(&rest[..count]);
+            Ok::<_, Infallible>(count)
+        };
+        match link.fill(SESSION, stream, copy) {
+            Ok(Some(count)) if count > 0 => rest = &rest[count..],
+            _ => break,
+        }
+    }
+    bytes.len() - rest.len()
+}

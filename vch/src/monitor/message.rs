@@ -1,0 +1,102 @@
+//! What a client and the monitor of a container say to each other: control messages on the protocol's link, where the
+//! client is in the host's place.
+
+use protocol::oci::ConsoleSize;
+use protocol::{Link, Stream};
+use serde::{Deserialize, Serialize};
+
+use crate::exit::Outcome;
+use crate::image::LayerProgress;
+
+/// The monitor's end.
+pub type ToClientLink = Link<ToMonitor, ToClient>;
+/// The client's end.
+pub type ToMonitorLink = Link<ToClient, ToMonitor>;
+
+/// What a client says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum ToMonitor {
+    /// What it wants. The first message, and only once.
+    Attach(Attach),
+    /// Send this signal to the container's process; stop the VM if it does not run yet.
+    Signal {
+        /// Its Linux x86-64 number.
+        number: i32,
+        /// Whether to stop the VM when a signal that asks for an end has been sent before.
+        insists: bool,
+    },
+    /// The terminal has this size now.
+    Resize {
+        /// Rows.
+        height: u16,
+        /// Columns.
+        width: u16,
+    },
+    /// Nobody reads this stream any more: stop the VM.
+    Closed(Stream),
+    /// Stop the VM.
+    Stop,
+}
+
+/// What a client wants.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Attach {
+    /// From where on it gets the output, if it does.
+    pub output: Option<Start>,
+    /// Whether it sends stdin.
+    pub stdin: bool,
+    /// Whether it is the `vch run` that the container is run for: the container waits for it to take the output, and its end of
+    /// stdin is the container's.
+    pub owner: bool,
+    /// The size of its terminal.
+    pub size: Option<ConsoleSize>,
+}
+
+/// Where output starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Start {
+    /// With what comes from now on.
+    Now,
+    /// Behind so many bytes of stdout and of stderr.
+    At(u64, u64),
+}
+
+/// What the monitor says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ToClient {
+    /// How far a layer of the image is.
+    Layer(LayerProgress),
+    /// The container is there, under this ID; its VM starts.
+    Created(String),
+    /// The output that the client gets begins behind so many bytes of stdout and of stderr.
+    From(u64, u64),
+    /// The container's process runs.
+    Started,
+    /// Something that the user is to know of.
+    Warning(String),
+    /// A line of the guest's console.
+    Console(String),
+    /// The container has ended. Its output, which this may overtake, ends, too.
+    Ended(Box<Ended>),
+}
+
+/// How a container ended, for a client.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Ended {
+    /// As this says.
+    Known(Outcome),
+    /// By a failure of ours, in a sentence.
+    Failed(String),
+    /// So it was written down, when nobody who was there lives any more: with this exit status.
+    Recorded {
+        /// The exit status.
+        code: u8,
+        /// The sentence for the user, if there is one.
+        error: Option<String>,
+    },
+}

@@ -1,0 +1,326 @@
+//! The monitor of a container: it starts the VM, keeps its output, and stands between it and the clients.
+//!
+//! `vch run` starts it as a process of its own, which nobody waits for: clients come and go. It may be killed with -9 at any
+//! instant: the VM goes on, and whoever looks for the container next starts [another monitor](adopt) for it.
+//!
+//! - [`relay`]: the event loop, `lines`: what comes from the VM, `obey`: from the clients, [`stop`]: when it is over; [`clients`], [`connection`]: who is there; [`message`]: what they say
+
+pub mod adopt;
+pub mod clients;
+pub mod connection;
+mod lines;
+pub mod message;
+mod obey;
+pub mod relay;
+pub mod stop;
+pub mod wait;
+
+use std::env::VarError;
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::sys::signal::Signal;
+use oci_spec::image::Config;
+use protocol::frame::MAX_TO_GUEST;
+use protocol::{Disks, ExitStatus, MachineSpec, Uuid};
+
+use crate::accel::{self, Accel};
+use crate::boot::Boot;
+use crate::containers::{Container, Containers, Exit, Record, State, sockets};
+use crate::exit::{End, OURS, Outcome};
+use crate::image::{self, Prepared};
+use crate::log::{Limits, Offsets, Writer};
+use crate::options::RunOptions;
+use crate::timeline::Clock;
+use crate::vm::{Home, Vm};
+use crate::{name, random, scratch, signal_names, spec};
+
+pub use obey::asks_to_end;
+
+use clients::Clients;
+use message::{Attach, Ended, ToClient, ToMonitor};
+use relay::{Plan, Relay};
+use stop::Gone;
+
+/// The monitor's socket in the container's folder.
+pub const CONTROL: &str = "control";
+/// The largest machine spec, in bytes of JSON: a message to the guest, less what stands around it.
+const MOST_SPEC: usize = MAX_TO_GUEST - 4096;
+
+/// Whose the VM is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Life {
+    /// It outlives this process, and the client that it is started for.
+    Own,
+    /// It ends with this process, and with that client.
+    Bound,
+}
+
+/// A container that has its folder, and what is open of it.
+struct Kept {
+    container: Container,
+    log: Writer,
+    /// Held: nobody else is its monitor.
+    _lock: File,
+}
+
+impl Kept {
+    fn open(container: Container, lock: File, clients: &mut Clients) -> Result<Self> {
+        let log = Writer::open(&container.log(), Limits::default())?;
+        clients.listen(sockets::listen(&container.dir, CONTROL)?)?;
+        Ok(Self { container, log, _lock: lock })
+    }
+}
+
+/// Runs a container from its start to its end, for the client at the other end of `first`.
+///
+/// # Errors
+/// The system's, when not even the clients can be told. How the container ended they are told.
+pub fn run(options: &RunOptions, first: UnixStream, life: Life) -> Result<()> {
+    let mut clients = Clients::with(first)?;
+    let mut kept = None;
+    let result = start(options, life, &mut clients, &mut kept);
+    finish(&result, &mut clients, kept)
+}
+
+/// Writes down how it ended, and tells the clients.
+fn finish(result: &Result<Outcome>, clients: &mut Clients, kept: Option<Kept>) -> Result<()> {
+    let ended = match result {
+        Ok(outcome) => Ended::Known(outcome.clone()),
+        Err(error) => Ended::Failed(format!("{error:#}")),
+    };
+    let Some(Kept { container, log, _lock }) = kept else {
+        return clients.finish(&ended, None, || {});
+    };
+    // Where it cannot be written down, whoever looks next finds a container that has ended, and knows no more.
+    let known = matches!(result, Ok(Outcome { end: End::Exited(_) | End::Failed(_), .. }))
+        && matches!(container.state(), Ok(State::Exited { .. }));
+    if !known {
+        let _ = container.set_state(&exited(&container, exit_of(result)));
+    }
+    clients.finish(&ended, Some(&log), || {
+        if container.record.remove {
+            // What cannot be removed is an ended container, which `vch rm` says more of.
+            let _ = container.remove();
+        }
+    })
+}
+
+/// What is written down of how it ended.
+fn exit_of(result: &Result<Outcome>) -> Exit {
+    match result {
+        Ok(outcome) => Exit {
+            code: outcome.code(),
+            oom: outcome.end == End::Exited(ExitStatus::Oom),
+            error: outcome.sentence(),
+        },
+        Err(error) => Exit { code: OURS, oom: false, error: Some(format!("{error:#}")) },
+    }
+}
+
+/// The state of a container that has ended so, just now or at the time that is written down.
+pub(crate) fn exited(container: &Container, exit: Exit) -> State {
+    match container.state() {
+        Ok(State::Exited { started, finished, .. }) => State::Exited { started, finished, exit },
+        Ok(State::Running { started }) => State::Exited { started: Some(started), finished: now(), exit },
+        _ => State::Exited { started: None, finished: now(), exit },
+    }
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+fn start(
+    options: &RunOptions,
+    life: Life,
+    clients: &mut Clients,
+    kept: &mut Option<Kept>,
+) -> Result<Outcome> {
+    let mut clock = Clock::start();
+    let attach = attached(clients)?;
+    let store = store(options)?;
+    let containers = Containers::of(&store);
+    let name = match &options.name {
+        Some(name) => name::check(name).map(|()| name.clone())?,
+        None => name::invent()?,
+    };
+    containers.is_free(&name)?;
+    let accel = accel::choose(options.accel)?;
+    let boot = Boot::find(options, accel)?;
+    let mut look = |layer| {
+        if let Some(layer) = layer {
+            clients.mention(&ToClient::Layer(layer));
+        }
+        interrupted(clients)
+    };
+    let (config, layers) = match image::prepare(options, &store, &mut look)? {
+        Prepared::Ready { config, layers } => (config, layers),
+        Prepared::Killed(signal) => return Ok(killed(signal, clock)),
+    };
+    clock.step("the layer disks are there");
+
+    let id = random::id().context("cannot make an ID")?;
+    let uuid = Uuid::from_bytes(random::bytes()?);
+    let in_spec = layers.iter().map(|layer| layer.spec(options.verity)).collect::<Result<_>>()?;
+    let disks = Disks { layers: in_spec, scratch: uuid };
+    let machine = spec::compose(&config, options, &id, disks, attach.size, host_variable)?;
+    let length = serde_json::to_vec(&machine)?.len();
+    ensure!(
+        length <= MOST_SPEC,
+        "the command and the environment are too long: {length} bytes as JSON, at most {MOST_SPEC} fit"
+    );
+    let scratch = scratch::create(&store, options.scratch_size, uuid)?;
+    clock.step("the scratch disk is there");
+    if let Some(signal) = interrupted(clients)? {
+        return Ok(killed(signal, clock));
+    }
+
+    let record = record(&id, name, options, &config, &machine, attach.stdin)?;
+    let container = containers.create(record)?;
+    let lock = container.lock_monitor()?.context("someone else monitors the new container")?;
+    let kept = kept.insert(Kept::open(container, lock, clients)?);
+    let home = Home { container: &kept.container, outlives: life == Life::Own };
+    let (mut vm, wires) =
+        Vm::start(&kept.container.record.name, Some(home), options, accel, &boot, &scratch, &layers)?;
+    clock.step("QEMU is started");
+    drop(scratch);
+    clients.tell(&ToClient::Created(id));
+    let plan = Plan {
+        machine,
+        layers,
+        stdin: attach.stdin,
+        debug: options.debug,
+        boot_timeout: options.boot_timeout.unwrap_or(match accel {
+            Accel::Kvm => Duration::from_secs(60),
+            Accel::Tcg => Duration::from_secs(180),
+        }),
+    };
+    let mut relay = Relay::new(plan, wires, &kept.container, clients, &mut kept.log, clock)?;
+    relay.bound = life == Life::Bound;
+    relay.run().map_err(|error| explain(error, &mut vm))
+}
+
+/// Runs `plan` in the VM behind `wires`, which is `container`'s, for the client at the other end of `first`.
+///
+/// # Errors
+/// As [`run`].
+pub fn attend(
+    plan: Plan,
+    wires: crate::vm::Wires,
+    container: Container,
+    first: UnixStream,
+    clock: Clock,
+) -> Result<()> {
+    let mut clients = Clients::with(first)?;
+    let lock = container.lock_monitor()?.context("someone else monitors the container")?;
+    let mut kept = Kept::open(container, lock, &mut clients)?;
+    let result = attached(&mut clients).and_then(|_| {
+        let mut relay = Relay::new(plan, wires, &kept.container, &mut clients, &mut kept.log, clock)?;
+        relay.bound = true;
+        relay.run()
+    });
+    finish(&result, &mut clients, Some(kept))
+}
+
+/// Waits until the first client has said what it wants.
+fn attached(clients: &mut Clients) -> Result<Attach> {
+    loop {
+        if let Some(attach) = clients.first() {
+            return Ok(attach);
+        }
+        ensure!(!clients.is_empty(), "who has asked for the container has gone");
+        clients.wait(None)?;
+        clients.first_words();
+    }
+}
+
+/// Before the VM is there: the signal that the client has got, if it has. One that has gone wants nothing any more.
+fn interrupted(clients: &mut Clients) -> Result<Option<Signal>> {
+    clients.wait(Some(std::time::Instant::now()))?;
+    for message in clients.messages(Offsets::default()) {
+        match message {
+            ToMonitor::Signal { number, .. } => match Signal::try_from(number) {
+                Ok(Signal::SIGUSR1 | Signal::SIGUSR2) | Err(_) => {}
+                Ok(signal) => return Ok(Some(signal)),
+            },
+            ToMonitor::Closed(_) | ToMonitor::Stop => return Ok(Some(Signal::SIGKILL)),
+            ToMonitor::Attach(_) | ToMonitor::Resize { .. } => {}
+        }
+    }
+    Ok(clients.is_empty().then_some(Signal::SIGHUP))
+}
+
+fn record(
+    id: &str,
+    name: String,
+    options: &RunOptions,
+    config: &Config,
+    machine: &MachineSpec,
+    stdin: bool,
+) -> Result<Record> {
+    let stop_signal = match config.stop_signal() {
+        Some(text) if !text.is_empty() => {
+            signal_names::parse(text).with_context(|| format!("the image's StopSignal {text:?} is none"))?
+        }
+        _ => libc::SIGTERM,
+    };
+    Ok(Record {
+        id: id.to_owned(),
+        name,
+        image: options.image.clone(),
+        command: machine.config.process.args.clone(),
+        created: now(),
+        tty: options.tty,
+        stdin,
+        stop_signal,
+        remove: options.rm,
+    })
+}
+
+fn host_variable(name: &str) -> Result<Option<String>> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(value)),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => {
+            bail!("-e {name}: its value here is not UTF-8, which a machine spec must be")
+        }
+    }
+}
+
+fn store(options: &RunOptions) -> Result<PathBuf> {
+    let dir = store_dir(options.store.as_deref())?;
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make the store {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// The store that `--store` names, or the default.
+///
+/// # Errors
+/// There is no home directory.
+pub fn store_dir(given: Option<&Path>) -> Result<PathBuf> {
+    given.map_or_else(image_builder::store::default_dir, |dir| Ok(dir.to_owned()))
+}
+
+fn killed(signal: Signal, clock: Clock) -> Outcome {
+    Outcome { end: End::Killed(signal), forwarded: None, guest: vec![], host: clock.steps, peak_rss: 0 }
+}
+
+/// Adds how QEMU ended, where that says more than is known.
+fn explain(error: anyhow::Error, vm: &mut Vm) -> anyhow::Error {
+    match error.downcast_ref::<Gone>() {
+        Some(Gone { known: false, why }) => match vm.wait() {
+            Ok(Some(verdict)) => anyhow!("{verdict}: {why}"),
+            Ok(None) => error,
+            Err(unknown) => error.context(unknown),
+        },
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! What the clients say, and what they send as stdin.
+
+use anyhow::Result;
+use nix::sys::signal::Signal;
+use protocol::Stream;
+use protocol::oci::ConsoleSize;
+
+use super::message::ToMonitor;
+use super::relay::{CHUNK, Relay};
+use crate::conversation::{Phase, SESSION};
+use crate::exit::End;
+
+impl Relay<'_> {
+    /// Does what the clients say.
+    pub(super) fn obey(&mut self) -> Result<Option<End>> {
+        for message in self.clients.messages(self.log.offsets()) {
+            let end = match message {
+                ToMonitor::Signal { number, insists } => self.signal(number, insists)?,
+                ToMonitor::Resize { height, width } => self.resize(ConsoleSize { height, width })?,
+                ToMonitor::Closed(stream) => Some(End::Closed(stream)),
+                ToMonitor::Stop => Some(End::Killed(Signal::SIGKILL)),
+                // Taken down already.
+                ToMonitor::Attach(_) => None,
+            };
+            if end.is_some() {
+                return Ok(end);
+            }
+        }
+        let abandoned = self.bound && !self.clients.has_owner();
+        Ok(abandoned.then_some(End::Killed(Signal::SIGHUP)))
+    }
+
+    fn signal(&mut self, number: i32, insists: bool) -> Result<Option<End>> {
+        let known = Signal::try_from(number).ok();
+        let again = insists && known.is_some_and(asks_to_end) && self.forwarded.is_some_and(asks_to_end);
+        match (self.talk.phase(), known) {
+            (Phase::Running, _) if !again => {
+                self.forwarded = known;
+                // A client that says more than the guest takes is not worth a queue.
+                if self.talk.link.unheard() < CHUNK {
+                    self.talk.signal(number)?;
+                }
+                Ok(None)
+            }
+            (Phase::Stopping(status), _) => Ok(Some(End::Exited(*status))),
+            (_, Some(Signal::SIGUSR1 | Signal::SIGUSR2) | None) => Ok(None),
+            (_, Some(signal)) => Ok(Some(End::Killed(signal))),
+        }
+    }
+
+    fn resize(&mut self, size: ConsoleSize) -> Result<Option<End>> {
+        if self.size != Some(size) && *self.talk.phase() == Phase::Running {
+            self.size = Some(size);
+            if self.talk.link.unheard() < CHUNK {
+                self.talk.resize(size)?;
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn stdin(&mut self) -> Result<()> {
+        if *self.talk.phase() != Phase::Running {
+            return Ok(());
+        }
+        let link = &mut self.talk.link;
+        if link.unwanted(SESSION, Stream::Stdin) {
+            self.clients.stop_stdin();
+        }
+        let ended = self.clients.stdin(|bytes| {
+            let copy = |room: &mut [u8]| {
+                let count = room.len().min(bytes.len());
+                room[..count].copy_from_slice(&bytes[..count]);
+                Ok::<_, std::convert::Infallible>(count)
+            };
+            link.fill(SESSION, Stream::Stdin, copy).ok().flatten().unwrap_or(0)
+        });
+        if ended {
+            link.end(SESSION, Stream::Stdin);
+        }
+        Ok(())
+    }
+}
+
+/// Whether this signal, sent twice, means that the container's process is not to be asked again. The others are just
+/// passed on, as often as they come.
+pub fn asks_to_end(signal: Signal) -> bool {
+    matches!(signal, Signal::SIGINT | Signal::SIGTERM | Signal::SIGQUIT)
+}

@@ -1,0 +1,261 @@
+//! The event loop: one thread, one poll(2), from QEMU's start to its end.
+//!
+//! Promises: nothing is buffered without bound, whatever the guest or a client sends; no client's slowness stops another;
+//! what the guest is told that we have is in the log or written down; every end of the VM ends the loop. Whoever calls it
+//! kills the VM afterwards.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Result;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::signal::Signal;
+use protocol::oci::ConsoleSize;
+use protocol::{MachineSpec, Stream};
+
+use super::clients::{Caller, Clients};
+use super::connection::logged;
+use super::message::ToClient;
+use super::wait;
+use crate::console::Console;
+use crate::containers::Container;
+use crate::conversation::{Conversation, Phase, SESSION};
+use crate::exit::{End, Outcome};
+use crate::layers::OpenLayer;
+use crate::log::Writer;
+use crate::qmp::{CAPABILITIES, Monitor};
+use crate::timeline::Clock;
+use crate::vm::Wires;
+
+/// How long the guest may take to unmount and power off. Nothing that it could still do would be kept.
+pub(super) const POWER_OFF: Duration = Duration::from_secs(10);
+/// How long a kernel that has panicked may take to reset the machine.
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The most that is kept of QEMU's stderr, in bytes.
+pub(super) const ERRORS: usize = 2000;
+/// Read at a time.
+pub(super) const CHUNK: usize = 64 << 10;
+/// How long to wait before a log or a state that could not be written is tried again.
+pub(super) const AGAIN: Duration = Duration::from_secs(1);
+const OUTPUTS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+
+/// What to do with the VM.
+pub struct Plan {
+    /// What it is told to run.
+    pub machine: MachineSpec,
+    /// Its layers, as they stand in the machine spec.
+    pub layers: Vec<OpenLayer>,
+    /// Whether stdin is sent.
+    pub stdin: bool,
+    /// Whether the console is shown to the clients.
+    pub debug: bool,
+    /// How long it may take until the container's process has started.
+    pub boot_timeout: Duration,
+}
+
+/// Something to wait for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Source {
+    Channel,
+    Console,
+    Monitor,
+    Errors,
+    Client(Caller),
+}
+
+/// The loop, and all that it knows.
+pub struct Relay<'a> {
+    pub(super) talk: Conversation,
+    pub(super) layers: Vec<OpenLayer>,
+    pub(super) wires: Wires,
+    pub(super) container: &'a Container,
+    pub(super) clients: &'a mut Clients,
+    pub(super) log: &'a mut Writer,
+    pub(super) console: Console,
+    pub(super) monitor: Monitor,
+    pub(super) errors: Vec<u8>,
+    /// The lines that have not ended.
+    pub(super) open: Vec<Source>,
+    /// QMP's reason for the machine's end.
+    pub(super) shutdown: Option<String>,
+    pub(super) forwarded: Option<Signal>,
+    pub(super) deadline: Option<Instant>,
+    /// There was nothing to do at the last look.
+    pub(super) idle: bool,
+    /// When something is tried again that the host had no room for.
+    pub(super) again: Option<Instant>,
+    pub(super) boot_timeout: Duration,
+    pub(super) debug: bool,
+    pub(super) size: Option<ConsoleSize>,
+    /// Whether the VM is to end with the client that it was started for, until it has started.
+    pub(super) bound: bool,
+    pub(super) clock: Clock,
+}
+
+impl<'a> Relay<'a> {
+    /// Of a VM that was just started.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new(
+        plan: Plan,
+        wires: Wires,
+        container: &'a Container,
+        clients: &'a mut Clients,
+        log: &'a mut Writer,
+        clock: Clock,
+    ) -> Result<Self> {
+        let size = plan.machine.config.process.console_size;
+        let talk = Conversation::new(plan.machine, plan.stdin)?;
+        let mut relay = Self::over(talk, wires, container, clients, log, clock);
+        relay.deadline = Some(Instant::now() + plan.boot_timeout);
+        (relay.size, relay.layers) = (size, plan.layers);
+        (relay.debug, relay.boot_timeout) = (plan.debug, plan.boot_timeout);
+        Ok(relay)
+    }
+
+    /// Of a VM that runs, with the conversation as far as it has got.
+    pub fn over(
+        talk: Conversation,
+        wires: Wires,
+        container: &'a Container,
+        clients: &'a mut Clients,
+        log: &'a mut Writer,
+        clock: Clock,
+    ) -> Self {
+        // The socket is new and empty: it takes these few bytes, or QEMU is gone and the loop will notice.
+        let _ = nix::unistd::write(&wires.monitor, CAPABILITIES);
+        let mut open = vec![Source::Channel, Source::Console, Source::Monitor];
+        open.extend(wires.errors.as_ref().map(|_| Source::Errors));
+        Self {
+            talk,
+            layers: vec![],
+            wires,
+            container,
+            clients,
+            log,
+            console: Console::default(),
+            monitor: Monitor::default(),
+            errors: Vec::new(),
+            open,
+            shutdown: None,
+            forwarded: None,
+            deadline: None,
+            idle: false,
+            again: None,
+            boot_timeout: Duration::ZERO,
+            debug: false,
+            size: None,
+            bound: false,
+            clock,
+        }
+    }
+
+    /// Relays until the VM is gone or of no more use.
+    ///
+    /// # Errors
+    /// The VM ended without an exit report, did not come up in time, or lied: [`Gone`](super::stop::Gone) where the VM has
+    /// ended by itself.
+    pub fn run(mut self) -> Result<Outcome> {
+        let end = self.turn_until_the_end()?;
+        self.clock.step("the VM has ended");
+        Ok(Outcome {
+            end,
+            forwarded: self.forwarded,
+            guest: self.talk.timeline,
+            host: self.clock.steps,
+            peak_rss: self.talk.peak_rss,
+        })
+    }
+
+    fn turn_until_the_end(&mut self) -> Result<End> {
+        loop {
+            if let Some(end) = self.verdict()? {
+                return Ok(end);
+            }
+            self.flush()?;
+            let wake = self.deadline.into_iter().chain(self.again).min();
+            let ready = wait::ready(&self.interests(), wake)?;
+            self.idle = ready.is_empty();
+            if self.again.is_some_and(|again| again <= Instant::now()) {
+                self.again = None;
+            }
+            for (source, flags) in ready {
+                self.handle(source, flags)?;
+            }
+            if let Some(end) = self.obey()? {
+                return Ok(end);
+            }
+            self.stdin()?;
+            for stream in OUTPUTS {
+                self.output(stream);
+            }
+            self.clients.catch_up(self.log);
+            if matches!(self.talk.phase(), Phase::Running | Phase::Draining(_)) {
+                self.clients.started();
+            }
+        }
+    }
+
+    fn interests(&self) -> Vec<(Source, PollFd<'_>)> {
+        let mut interests = Vec::with_capacity(8);
+        let mut add = |source, wanted: bool, descriptor, flags| {
+            if wanted {
+                interests.push((source, PollFd::new(descriptor, flags)));
+            }
+        };
+        let is_open = |source| self.open.contains(&source);
+        // Nothing is confirmed that could not be written down.
+        let sending = !self.talk.link.output().is_empty() && self.again.is_none();
+        let sending = if sending { PollFlags::POLLOUT } else { PollFlags::empty() };
+        let read = PollFlags::POLLIN;
+        add(Source::Channel, is_open(Source::Channel), self.wires.channel.as_fd(), read | sending);
+        let shown = !self.debug || self.clients.are_attentive();
+        add(Source::Console, is_open(Source::Console) && shown, self.wires.console.as_fd(), read);
+        add(Source::Monitor, is_open(Source::Monitor), self.wires.monitor.as_fd(), read);
+        if let Some(errors) = &self.wires.errors {
+            add(Source::Errors, is_open(Source::Errors), errors.as_fd(), read);
+        }
+        let clients = self.clients.interests().into_iter();
+        interests.extend(clients.map(|(caller, descriptor)| (Source::Client(caller), descriptor)));
+        interests
+    }
+
+    fn handle(&mut self, source: Source, flags: PollFlags) -> Result<()> {
+        match source {
+            Source::Channel if flags == PollFlags::POLLOUT => Ok(()),
+            Source::Channel => self.channel(),
+            Source::Console => self.console(),
+            Source::Monitor => self.monitor(),
+            Source::Errors => self.errors(),
+            Source::Client(caller) => {
+                self.clients.handle(caller, flags);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes output: into the log first, then to the clients, and then the guest may forget it.
+    fn output(&mut self, stream: Stream) {
+        let pending = self.talk.link.pending(SESSION, stream);
+        if pending.is_empty() || self.again.is_some() {
+            return;
+        }
+        let most = self.clients.capacity(stream, self.log.offsets());
+        let bytes = pending.get(..most).unwrap_or(pending);
+        if bytes.is_empty() {
+            return;
+        }
+        let before = self.log.offsets().of(logged(stream));
+        let appended = self.log.append(logged(stream), bytes, SystemTime::now());
+        let after = self.log.offsets().of(logged(stream));
+        let count = usize::try_from(after - before).unwrap_or(bytes.len()).min(bytes.len());
+        self.clients.give(stream, before, &bytes[..count]);
+        self.talk.link.consume(SESSION, stream, count);
+        if let Err(error) = appended {
+            // The container waits until there is room again.
+            self.clients.mention(&ToClient::Warning(format!("{error:#}; trying again")));
+            self.again = Some(Instant::now() + AGAIN);
+        }
+    }
+}
