@@ -17,6 +17,7 @@ pub fn tests() -> Vec<Test> {
         attached_twice,
         the_client_is_killed,
         the_monitor_is_killed,
+        a_client_finds_the_next_monitor,
         an_end_that_nobody_sees
     ]
 }
@@ -240,6 +241,27 @@ fn the_monitor_is_killed() -> Result<()> {
     ensure!(read_all(&mut follower)? == numbers(), "what was followed is not complete");
     follower.wait()?;
     Ok(())
+}
+
+/// `vch run` in the foreground goes on with one monitor after the other.
+fn a_client_finds_the_next_monitor() -> Result<()> {
+    let store = Background { store: temporary()?, name: "foreground" };
+    let script = format!("{NUMBERS}; exit 6");
+    let arguments = ["sh", "-c", &script];
+    let mut client = command_with_store(store.store.path(), store.name, &[], &arguments).spawn()?;
+    let mut stdout = client.stdout.take().context("no stdout")?;
+    let mut text = vec![0; 10];
+    stdout.read_exact(&mut text)?;
+    for _ in 0..5 {
+        store.kill_monitor()?;
+        let read = text.len();
+        text.resize(read + 50_000, 0);
+        stdout.read_exact(&mut text[read..])?;
+    }
+    stdout.read_to_end(&mut text)?;
+    ensure!(text == numbers().as_bytes(), "the output is not complete");
+    ensure!(client.wait()?.code() == Some(6), "another exit status");
+    eventually("--rm removes it", || store.said(&["ps", "-aq"]).is_ok_and(|ids| ids.is_empty()))
 }
 
 fn an_end_that_nobody_sees() -> Result<()> {

@@ -1,6 +1,6 @@
 //! `vch run -t` at a terminal: a pseudo-terminal with this test at its other end.
 
-use crate::harness::{Test, command};
+use crate::harness::{Test, command, store, vch};
 use crate::tests;
 use anyhow::{Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -9,11 +9,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::{Pid, read, write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub fn tests() -> Vec<Test> {
-    tests![a_shell_at_a_terminal, raw_mode_is_undone_when_killed_by_a_signal, no_terminal_no_it]
+    tests![
+        a_shell_at_a_terminal,
+        raw_mode_is_undone_when_killed_by_a_signal,
+        detached_by_keys,
+        no_terminal_no_it
+    ]
 }
 
 nix::ioctl_write_ptr_bad!(set_size, nix::libc::TIOCSWINSZ, Winsize);
@@ -108,6 +113,25 @@ fn raw_mode_is_undone_when_killed_by_a_signal() -> Result<()> {
     }
     let status = person.vch.wait()?;
     ensure!(status.code() == Some(143) && !person.terminal_is_raw()?, "{status}");
+    Ok(())
+}
+
+fn detached_by_keys() -> Result<()> {
+    let mut person = Person::sit_down("detached", &["sh"])?;
+    person.waits_for("# ")?;
+    person.types("echo a\x10b\r\x10")?; // the shell goes back in its history for ctrl-p: it runs nothing else
+    std::thread::sleep(Duration::from_millis(300));
+    person.types("\x11")?;
+    let status = person.vch.wait()?;
+    ensure!(status.success() && !person.terminal_is_raw()?, "{status}");
+    let on = |arguments: &[&str]| Command::new(vch()).args(arguments).arg("--store").arg(store()).output();
+    let listed = on(&["ps", "--format", "json"])?;
+    let removed = on(&["rm", "-f", "detached"])?;
+    ensure!(
+        String::from_utf8_lossy(&listed.stdout).contains("\"Names\":\"detached\""),
+        "it has ended: {listed:?}"
+    );
+    ensure!(removed.status.success(), "{removed:?}");
     Ok(())
 }
 
