@@ -130,8 +130,8 @@ fn host_session(checked: bool) -> Vec<u8> {
     let start = protocol::Start { machine, time: 1, stdin: true };
     for message in [
         ToGuest::Start(Box::new(start)),
-        ToGuest::Signal(15),
-        ToGuest::Resize { height: 24, width: 80 },
+        ToGuest::Signal { session: 0, signal: 15 },
+        ToGuest::Resize { session: 0, height: 24, width: 80 },
         ToGuest::Acknowledged,
     ] {
         host.send(&message).expect("a small message");

@@ -1,6 +1,6 @@
 //! Control messages: JSON in control frames, one enum for each direction.
 
-use crate::MachineSpec;
+use crate::{MachineSpec, oci};
 use serde::{Deserialize, Serialize};
 
 /// What the host says.
@@ -9,10 +9,19 @@ use serde::{Deserialize, Serialize};
 pub enum ToGuest {
     /// Run this. The first message, and only once.
     Start(Box<Start>),
-    /// Send this signal (Linux x86-64 number) to the container's process.
-    Signal(i32),
-    /// The terminal has this size now.
+    /// Run this beside the container's process, in a session that was opened for it. Answered by [`ToHost::Exec`].
+    Exec(Box<Exec>),
+    /// Send this signal to a session's process. Where there is none, nothing happens.
+    Signal {
+        /// 0 is the container's own.
+        session: u32,
+        /// Linux x86-64 number.
+        signal: i32,
+    },
+    /// A session's terminal has this size now.
     Resize {
+        /// 0 is the container's own.
+        session: u32,
         /// Rows.
         height: u16,
         /// Columns.
@@ -21,6 +30,8 @@ pub enum ToGuest {
     /// The answer to each of [`ToHost::Exited`] (given when every byte of output has been delivered, too),
     /// [`ToHost::Failed`] and [`ToHost::Stopped`]: the guest waits for it before it goes on to power-off.
     Acknowledged,
+    /// The host's clock: nanoseconds since 1970 (UTC). To be said at each connect: the guest may have stood still.
+    Clock(u64),
 }
 
 /// The container to run, and what the guest cannot know by itself.
@@ -31,6 +42,21 @@ pub struct Start {
     pub machine: MachineSpec,
     /// The host's clock: nanoseconds since 1970 (UTC).
     pub time: u64,
+    /// Whether the host will send stdin. Without it the process reads `/dev/null`.
+    pub stdin: bool,
+}
+
+/// A process to run beside the container's: in its namespaces, its cgroup, its root.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Exec {
+    /// The session, which was opened before and has had no process yet.
+    pub session: u32,
+    /// What to run. A `cwd` that is missing is not made.
+    pub process: oci::Process,
+    /// The user in docker's form, as in [`MachineSpec::user`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// Whether the host will send stdin. Without it the process reads `/dev/null`.
     pub stdin: bool,
 }
@@ -46,13 +72,13 @@ pub enum ToHost {
         /// The steps since the kernel's start.
         timeline: Vec<Step>,
     },
-    /// The process runs: `execve` has succeeded.
+    /// The container's process runs: `execve` has succeeded.
     Started {
         /// The steps since the last report.
         timeline: Vec<Step>,
     },
-    /// The process has ended. Its last output may still be on its way, for messages overtake it; the streams have ended
-    /// when all of it has come.
+    /// The container's process has ended, and before it all others. Its last output may still be on its way, for messages
+    /// overtake it; the streams have ended when all of it has come.
     Exited {
         /// How it ended.
         status: ExitStatus,
@@ -69,6 +95,14 @@ pub enum ToHost {
         /// The block's number, counted from the disk's start in 4096 bytes; the tree's own blocks are counted, too.
         block: u64,
     },
+    /// What came of a [`ToGuest::Exec`]. The last word of each, [`Report::Exited`] or [`Report::Failed`], comes before the
+    /// container's own [`ToHost::Exited`]; an order that comes later is answered, too, until the guest powers off.
+    Exec {
+        /// Its session.
+        session: u32,
+        /// What came of it.
+        report: Report,
+    },
     /// The container could not be started, or tether itself failed.
     Failed(Failure),
     /// Everything is unmounted. The last message, just before power-off.
@@ -76,6 +110,19 @@ pub enum ToHost {
         /// The steps since the last report.
         timeline: Vec<Step>,
     },
+}
+
+/// What came of an exec.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Report {
+    /// Its process runs: `execve` has succeeded.
+    Started,
+    /// Its process has ended; by SIGKILL if the container has. Its last output may still be on its way, and there may be more,
+    /// for processes that it has started live on as long as the container, and may hold its stdout.
+    Exited(ExitStatus),
+    /// It could not be started. Nothing but this session is touched; its streams have ended.
+    Failed(Failure),
 }
 
 /// How a process ended.

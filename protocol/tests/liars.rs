@@ -259,10 +259,10 @@ fn a_guest_ignores_what_is_no_frame_until_the_next_hello() {
     assert_eq!(guest.state(), State::Resuming);
     let mut liar = Liar(Seal { tag: 0x0606_0606, count: 0, checked: true });
     guest.receive(&liar.frame(Kind::Resume, IN, 0, 0, &resume(FRESH))).unwrap();
-    let message = [&[0, 0, 0, 12][..], br#"{"signal":9}"#].concat();
+    let message = [&[0, 0, 0, 11][..], br#"{"clock":9}"#].concat();
     guest.receive(&liar.frame(Kind::Data, Lane::Control, 0, 0, &message)).unwrap();
     assert_eq!(guest.event(), Ok(Some(Event::Connected(2))));
-    assert_eq!(guest.event(), Ok(Some(Event::Message(ToGuest::Signal(9)))));
+    assert_eq!(guest.event(), Ok(Some(Event::Message(ToGuest::Clock(9)))));
 }
 
 #[test]

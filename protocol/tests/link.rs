@@ -113,11 +113,14 @@ fn messages_go_both_ways_in_pieces() {
     let long = ToHost::Ready { tether: "x".repeat(900_000), timeline: vec![] };
     guest.send(&long).unwrap();
     guest.send(&long).unwrap();
-    host.send(&ToGuest::Resize { height: 24, width: 80 }).unwrap();
-    host.send(&ToGuest::Signal(15)).unwrap();
+    host.send(&ToGuest::Resize { session: 0, height: 24, width: 80 }).unwrap();
+    host.send(&ToGuest::Signal { session: 0, signal: 15 }).unwrap();
     exchange(&mut host, &mut guest);
-    assert_eq!(guest.event(), Ok(Some(Event::Message(ToGuest::Resize { height: 24, width: 80 }))));
-    assert_eq!(guest.event(), Ok(Some(Event::Message(ToGuest::Signal(15)))));
+    assert_eq!(
+        guest.event(),
+        Ok(Some(Event::Message(ToGuest::Resize { session: 0, height: 24, width: 80 })))
+    );
+    assert_eq!(guest.event(), Ok(Some(Event::Message(ToGuest::Signal { session: 0, signal: 15 }))));
     assert_eq!(guest.event(), Ok(None));
     assert!(host.event() == Ok(Some(Event::Message(long.clone()))));
     assert_eq!(host.event(), Ok(None), "the second waits for the first to be taken");
@@ -202,7 +205,7 @@ fn a_new_host_takes_over_where_the_old_one_was_on_disk() {
     exchange(&mut host, &mut guest);
     // In the middle of a frame of stdin, and of a message.
     host.fill(0, Stream::Stdin, |room| Ok::<_, Infallible>(room.len())).unwrap();
-    host.send(&ToGuest::Signal(7)).unwrap();
+    host.send(&ToGuest::Signal { session: 0, signal: 7 }).unwrap();
     let half = host.output().len() / 2;
     guest.receive(&host.output()[..half]).unwrap();
     let old = [put(&mut guest, 0, Stream::Stderr, b"lost on the way"), guest.output().len()][1];
@@ -211,7 +214,7 @@ fn a_new_host_takes_over_where_the_old_one_was_on_disk() {
     let kept = Kept::from([((0, Stream::Stdout), 4), ((9, Stream::Stdout), 1)]);
     let mut host = HostLink::adopting([9; 16], false, kept);
     assert_eq!(host.open(), None, "it does not know yet which there are");
-    host.send(&ToGuest::Signal(8)).unwrap();
+    host.send(&ToGuest::Signal { session: 0, signal: 8 }).unwrap();
     exchange(&mut host, &mut guest);
     connected(&mut host, &mut guest);
     assert_eq!(host.sessions().collect::<Vec<_>>(), [0, exec, other]);
@@ -220,7 +223,7 @@ fn a_new_host_takes_over_where_the_old_one_was_on_disk() {
     assert_eq!(host.pending(0, Stream::Stderr), b"lost on the way");
     assert_eq!((guest.pending(0, Stream::Stdin), host.position(0, Stream::Stdin)), (&b"in1"[..], 3));
     assert!(matches!(host.event(), Ok(Some(Event::Message(message))) if message == exited(1)));
-    assert_eq!(guest.event(), Ok(Some(Event::Message(ToGuest::Signal(8)))));
+    assert_eq!(guest.event(), Ok(Some(Event::Message(ToGuest::Signal { session: 0, signal: 8 }))));
     assert_eq!(host.open(), Some(other + 1));
     host.close(exec);
     exchange(&mut host, &mut guest);

@@ -71,12 +71,12 @@ fn session() -> String {
     assert_eq!(host.event(), Ok(Some(Event::Connected(2))));
     assert_eq!(guest.event(), Ok(Some(Event::Connected(2))));
 
-    host.send(&ToGuest::Signal(15)).unwrap();
+    host.send(&ToGuest::Clock(500)).unwrap();
     let exec = host.open().unwrap();
     put(&mut host, exec, Stream::Stdin, b"in");
     host.end(exec, Stream::Stdin);
     said.exchange(&mut host, &mut guest);
-    assert_eq!(guest.event(), Ok(Some(Event::Message(ToGuest::Signal(15)))));
+    assert_eq!(guest.event(), Ok(Some(Event::Message(ToGuest::Clock(500)))));
     guest.consume(exec, Stream::Stdin, 2);
     guest.send(&ToHost::Stopped { timeline: vec![] }).unwrap();
     put(&mut guest, exec, Stream::Stdout, b"out");

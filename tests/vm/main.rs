@@ -10,6 +10,8 @@ mod config;
 #[path = "../conformance/corpus.rs"]
 mod corpus;
 mod corpus_in_a_vm;
+mod exec;
+mod exec_host;
 mod failures;
 mod harness;
 #[expect(dead_code, reason = "no stacks here")]
@@ -34,6 +36,7 @@ fn main() {
     let tests: Vec<Test> = [
         config::tests(),
         corpus_in_a_vm::tests(),
+        exec::tests(),
         failures::tests(),
         images::tests(),
         iso::tests(),

@@ -1,10 +1,11 @@
 //! The channel: the port to the host, and the protocol's state machine on it.
 
 use crate::failure::{Context, Failure};
+use crate::relay;
 use crate::uevents::{DEADLINE, Uevents};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use protocol::{Event, GuestLink, ProtocolError, Stage, Stream, ToGuest, ToHost};
+use protocol::{Event, GuestLink, ProtocolError, Report, Stage, Stream, ToGuest, ToHost};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,6 +21,9 @@ pub const SESSION: u32 = 0;
 
 /// How long the host may take to acknowledge a last message before the machine powers off regardless.
 const LAST_WORD: Duration = Duration::from_secs(10);
+
+/// Bytes of answers that may wait for the host while the machine ends.
+const LAST_ANSWERS: usize = 64 << 10;
 
 /// An open line to the host.
 pub struct Channel {
@@ -56,6 +60,14 @@ impl Channel {
     /// Queues a message.
     pub fn send(&mut self, message: &ToHost) -> Result<(), Failure> {
         self.link.send(message).map_err(broken)
+    }
+
+    /// Says that an exec cannot be, and ends its session's streams.
+    pub fn refuse(&mut self, session: u32, failure: Failure) -> Result<(), Failure> {
+        if session != SESSION {
+            relay::hang_up(&mut self.link, session);
+        }
+        self.send(&ToHost::Exec { session, report: Report::Failed(failure.brief()) })
     }
 
     /// Writes what waits to be written, as far as the port takes it.
@@ -126,6 +138,10 @@ impl Channel {
                 match self.message() {
                     Ok(None) => break,
                     Ok(Some(ToGuest::Acknowledged)) | Err(_) => return,
+                    Ok(Some(ToGuest::Exec(exec))) if self.link.unheard() < LAST_ANSWERS => {
+                        let why = Failure::new(Stage::Run, "the container has ended");
+                        let _best_effort = self.refuse(exec.session, why);
+                    }
                     Ok(Some(_)) => {}
                 }
             }

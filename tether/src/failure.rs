@@ -4,6 +4,9 @@ use nix::errno::Errno;
 use protocol::Stage;
 use std::fmt;
 
+/// The longest message of a failure in a process that is not tether, in characters.
+const MAX_MESSAGE: usize = 2000;
+
 /// A [`protocol::Failure`] on its way up.
 #[derive(Debug)]
 pub struct Failure(pub protocol::Failure);
@@ -18,6 +21,12 @@ impl Failure {
     pub fn system(stage: Stage, what: impl fmt::Display, errno: Errno) -> Self {
         let message = format!("{what}: {}", errno.desc());
         Self(protocol::Failure { stage, errno: Some(errno as i32), message })
+    }
+
+    /// As it may be told: what an image or a config is quoted with has no bound of its own.
+    pub fn brief(self) -> protocol::Failure {
+        let message = self.0.message.chars().take(MAX_MESSAGE).collect();
+        protocol::Failure { message, ..self.0 }
     }
 }
 

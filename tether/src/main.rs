@@ -39,6 +39,7 @@ mod verity;
 use channel::Channel;
 use failure::Failure;
 use protocol::{MachineSpec, SPEC_VERSION, Stage, Start, ToGuest, ToHost};
+use relay::Relay;
 use timeline::Timeline;
 use verity::Verity;
 
@@ -109,23 +110,32 @@ fn run(
     let root = root::Root::assemble(disks)?;
     timeline.step("root");
     let cgroup = cgroup::Cgroup::create()?;
-    let outcome = process::start(machine, stdin, &cgroup)
-        .and_then(|process| relay::run(channel, process, &cgroup, verity, timeline));
+    let outcome = process::watch_for_deaths().and_then(|deaths| {
+        let process = process::start(machine, stdin, &cgroup)?;
+        Relay::new(channel, machine, &cgroup, verity, timeline, deaths, process)?.run()
+    });
     // However it went: a disk is unmounted only when the last process that sees it is gone.
     let cleaned = process::end_all(cgroup).and_then(|()| root.disassemble());
     outcome.and(cleaned)
 }
 
 fn receive_start(channel: &mut Channel) -> Result<Start, Failure> {
-    match channel.wait_for_message()? {
-        ToGuest::Start(start) if start.machine.version == SPEC_VERSION => Ok(*start),
-        ToGuest::Start(start) => Err(Failure::new(
-            Stage::Spec,
-            format!(
-                "machine spec version {}: this tether knows version {SPEC_VERSION}",
-                start.machine.version
-            ),
-        )),
-        other => Err(Failure::new(Stage::Spec, format!("expected a start message, got {other:?}"))),
+    loop {
+        return match channel.wait_for_message()? {
+            ToGuest::Start(start) if start.machine.version == SPEC_VERSION => Ok(*start),
+            ToGuest::Start(start) => Err(Failure::new(
+                Stage::Spec,
+                format!(
+                    "machine spec version {}: this tether knows version {SPEC_VERSION}",
+                    start.machine.version
+                ),
+            )),
+            ToGuest::Exec(exec) => {
+                let why = Failure::new(Stage::Run, "the container does not run yet");
+                channel.refuse(exec.session, why)?;
+                continue;
+            }
+            other => Err(Failure::new(Stage::Spec, format!("expected a start message, got {other:?}"))),
+        };
     }
 }

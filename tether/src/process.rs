@@ -1,4 +1,4 @@
-//! Starting the container's process.
+//! Starting processes: the container's own, and what runs beside it.
 
 use crate::cgroup::Cgroup;
 use crate::failure::{Context, Failure};
@@ -13,18 +13,17 @@ use nix::sys::socket::{
     socketpair,
 };
 use nix::unistd::{ForkResult, Pid, chroot, fork};
-use protocol::oci::NamespaceKind;
-use protocol::{ExitStatus, MachineSpec, Stage};
+use protocol::oci::{NamespaceKind, Spec};
+use protocol::{Exec, ExitStatus, MachineSpec, Stage, oci};
 use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-/// The longest message of a child's failure, in characters.
-const MAX_MESSAGE: usize = 2000;
-/// The longest report, in bytes: JSON makes at most six of a character, and there is more in a report than the message.
+/// The longest report, in bytes: JSON makes at most six of a character, of which a message has 2000, and there is more in
+/// a report than the message.
 const MAX_REPORT: usize = 32 << 10;
 
-/// The container's process, and what tether holds of it.
+/// A process, and what tether holds of it.
 pub struct Process {
     /// Its PID in tether's namespace.
     pub pid: Pid,
@@ -34,40 +33,77 @@ pub struct Process {
     pub terminal: bool,
     /// Where it reports what happens up to the exec.
     pub reports: Reports,
-    /// Readable when a child has died.
-    pub deaths: SignalFd,
 }
 
-/// Forks the process. Whether the exec succeeds comes out later, by [`Process::reports`].
+/// Readable when a child has died.
+pub type Deaths = SignalFd;
+
+/// What processes beside the container's join.
+pub struct Container<'a> {
+    /// Its process, not reaped yet.
+    pub pid: Pid,
+    /// What it was made by.
+    pub config: &'a Spec,
+    /// Where it is.
+    pub cgroup: &'a Cgroup,
+}
+
+/// Forks the container's process. Whether the exec succeeds comes out later, by [`Process::reports`].
 pub fn start(machine: &MachineSpec, stdin: bool, cgroup: &Cgroup) -> Result<Process, Failure> {
     let config = &machine.config;
     sandbox::check(config)?;
-    let deaths = watch_for_deaths()?;
     if sandbox::wants(config, NamespaceKind::Pid) {
         unshare(CloneFlags::CLONE_NEWPID).at(Stage::Config, || "making a PID namespace")?;
         if machine.init {
             start_init(cgroup)?;
         }
     }
-    let (ours, theirs) = stdio::pipes(stdin)?;
+    spawn(&config.process, stdin, |stdio, reporter| sandbox::enter(machine, cgroup, stdio, reporter))
+}
+
+/// Forks a process beside the container's; the same then. It is in the container's PID namespace by that: all of tether's
+/// children are, since the namespace was made.
+pub fn exec(exec: &Exec, container: &Container<'_>) -> Result<Process, Failure> {
+    sandbox::check_process(&exec.process)?;
+    let pid = rustix::process::Pid::from_raw(container.pid.as_raw())
+        .ok_or_else(|| Failure::new(Stage::Run, "the container has ended"))?;
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+        .map_err(std::io::Error::from)
+        .at(Stage::Config, || "looking for the container's process")?;
+    spawn(&exec.process, exec.stdin, |stdio, reporter| sandbox::join(exec, container, pidfd, stdio, reporter))
+}
+
+/// Forks a process that becomes what `become_it` makes of it.
+fn spawn(
+    process: &oci::Process,
+    stdin: bool,
+    become_it: impl FnOnce(Option<stdio::Theirs>, &Reporter) -> Result<(), Failure>,
+) -> Result<Process, Failure> {
+    let (ours, theirs) = if process.terminal {
+        Default::default() // all comes by the terminal, which the child makes
+    } else {
+        let (ours, theirs) = stdio::pipes(stdin)?;
+        (ours, Some(theirs))
+    };
     let (reports, reporter) = reports()?;
     // SAFETY: tether has one thread, so the child may do whatever the parent may.
-    match unsafe { fork() }.at(Stage::Config, || "forking the container's process")? {
+    match unsafe { fork() }.at(Stage::Config, || "forking a process")? {
         ForkResult::Child => {
             power::this_is_a_child();
             drop((ours, reports));
-            if let Err(Failure(failure)) = sandbox::enter(machine, cgroup, theirs, &reporter) {
+            if let Err(failure) = become_it(theirs, &reporter) {
                 reporter.failed(failure);
             }
             std::process::exit(1)
         }
         ForkResult::Parent { child } => {
-            Ok(Process { pid: child, stdio: ours, terminal: config.process.terminal, reports, deaths })
+            Ok(Process { pid: child, stdio: ours, terminal: process.terminal, reports })
         }
     }
 }
 
-fn watch_for_deaths() -> Result<SignalFd, Failure> {
+/// Lets the deaths of children be polled. To be called before there are any.
+pub fn watch_for_deaths() -> Result<Deaths, Failure> {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), None).at(Stage::Config, || "blocking SIGCHLD")?;
@@ -78,7 +114,7 @@ fn watch_for_deaths() -> Result<SignalFd, Failure> {
 /// PID 1 of the container's PID namespace, when it is not the process itself: it holds nothing, does
 /// nothing, and since it ignores SIGCHLD the kernel reaps orphans at once.
 fn start_init(cgroup: &Cgroup) -> Result<(), Failure> {
-    // SAFETY: as in `start`.
+    // SAFETY: as in `spawn`.
     match unsafe { fork() }.at(Stage::Config, || "forking the container's init")? {
         ForkResult::Parent { .. } => Ok(()),
         ForkResult::Child => {
@@ -155,10 +191,14 @@ impl Reporter {
         nix::unistd::write(&self.0, AT_EXEC).map(drop).at(Stage::Config, || "announcing the exec")
     }
 
-    fn failed(&self, mut failure: protocol::Failure) {
-        // A report is one packet; what an image or a config is quoted with has no bound of its own.
-        failure.message = failure.message.chars().take(MAX_MESSAGE).collect();
-        let json = serde_json::to_vec(&failure).unwrap_or_default();
+    /// To be kept until the exec.
+    pub fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    fn failed(&self, failure: Failure) {
+        // A report is one packet.
+        let json = serde_json::to_vec(&failure.brief()).unwrap_or_default();
         let _best_effort = nix::unistd::write(&self.0, &json);
     }
 }

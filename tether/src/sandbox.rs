@@ -1,23 +1,24 @@
-//! From a fork of tether to the container's process: what the OCI config asks for, step by step, and the
-//! exec. All of it runs in the child.
+//! From a fork of tether to the container's process, or to one beside it: what the OCI config asks for, step by step, and
+//! the exec. All of it runs in the child.
 
 use crate::cgroup::Cgroup;
 use crate::failure::{Context, Failure};
-use crate::process::{Reporter, reset_signals};
+use crate::process::{Container, Reporter, reset_signals};
+use crate::stdio::Theirs;
 use crate::user::User;
 use crate::{boot, capabilities, mounts, root, stdio, user};
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{AccessFlags, Uid, access, chdir, execve, pivot_root, sethostname, setsid};
 use protocol::oci::{NamespaceKind, Process, Spec};
-use protocol::{MachineSpec, Stage, Stage::Config};
+use protocol::{Exec, MachineSpec, Stage, Stage::Config};
 use std::ffi::CString;
 use std::fs;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 /// Whether the config asks for a new namespace of this kind.
 pub fn wants(config: &Spec, kind: NamespaceKind) -> bool {
@@ -43,11 +44,17 @@ pub fn check(config: &Spec) -> Result<(), Failure> {
     if config.hostname.is_some() && !wants(config, NamespaceKind::Uts) {
         return refuse("hostname needs \"uts\" in linux.namespaces".into());
     }
+    check_process(process)
+}
+
+/// The same of a process.
+pub fn check_process(process: &Process) -> Result<(), Failure> {
     if process.args.is_empty() {
-        return refuse("process.args is empty: there is no command to run".into());
+        return Err(Failure::new(Config, "process.args is empty: there is no command to run"));
     }
     if !process.cwd.starts_with('/') {
-        return refuse(format!("process.cwd {:?} is not an absolute path", process.cwd));
+        let why = format!("process.cwd {:?} is not an absolute path", process.cwd);
+        return Err(Failure::new(Config, why));
     }
     Ok(())
 }
@@ -56,7 +63,7 @@ pub fn check(config: &Spec) -> Result<(), Failure> {
 pub fn enter(
     machine: &MachineSpec,
     cgroup: &Cgroup,
-    stdio: stdio::Theirs,
+    stdio: Option<Theirs>,
     reporter: &Reporter,
 ) -> Result<(), Failure> {
     let MachineSpec { config, user, .. } = machine;
@@ -72,23 +79,70 @@ pub fn enter(
         mounts::make(index, mount)?;
     }
     mounts::default_devices()?;
-    let user = user::resolve(user.as_deref(), &process.user)?;
-    let uid = Uid::from_raw(user.uid);
-    if process.terminal {
-        let master = stdio::install_terminal(process.console_size, uid)?;
-        reporter.terminal(master.as_raw_fd())?;
-    } else {
-        stdio.install(uid)?;
-    }
+    let resolved = user::resolve(user.as_deref(), &process.user)?;
+    install(process, &resolved, stdio, reporter, true)?;
     // The folders of `cwd` that are missing are root's, as runc makes them.
     umask(Mode::from_bits_truncate(0o022));
     fs::create_dir_all(&process.cwd).at(Config, || format!("making process.cwd {}", process.cwd))?;
     restrict_paths(config)?;
+    become_process(process, &resolved, user.is_some(), reporter)
+}
+
+/// Becomes a process beside the container's. Returns only when that failed.
+pub fn join(
+    exec: &Exec,
+    container: &Container<'_>,
+    pidfd: OwnedFd,
+    stdio: Option<Theirs>,
+    reporter: &Reporter,
+) -> Result<(), Failure> {
+    let Exec { process, user, .. } = exec;
+    // The container sees this process in its /proc, and may be as mighty: tether's memory and descriptors are not for it.
+    nix::sys::prctl::set_dumpable(false).at(Config, || "hiding from the container")?;
+    let mut kept = vec![pidfd.as_raw_fd(), reporter.fd()];
+    kept.extend(stdio.iter().flat_map(Theirs::fds));
+    close_all_but(kept)?;
+    setsid().at(Config, || "starting a session")?;
+    reset_signals().at(Config, || "resetting signals")?;
+    container.cgroup.join(container.pid)?;
+    set_oom_score(process)?;
+    let namespaces = namespaces(container.config);
+    match setns(&pidfd, namespaces) {
+        Err(Errno::ESRCH) => return Err(Failure::new(Stage::Run, "the container has ended")),
+        result => result.at(Config, || format!("joining the container ({namespaces:?})"))?,
+    }
+    drop(pidfd);
+    umask(Mode::empty());
+    let resolved = user::resolve(user.as_deref(), &process.user)?;
+    install(process, &resolved, stdio, reporter, false)?;
+    become_process(process, &resolved, user.is_some(), reporter)
+}
+
+/// Puts pipes or a terminal to 0, 1 and 2.
+fn install(
+    process: &Process,
+    user: &User,
+    stdio: Option<Theirs>,
+    reporter: &Reporter,
+    console: bool,
+) -> Result<(), Failure> {
+    let uid = Uid::from_raw(user.uid);
+    match stdio {
+        Some(pipes) => pipes.install(uid),
+        None => {
+            let master = stdio::install_terminal(process.console_size, uid, console)?;
+            reporter.terminal(master.as_raw_fd())
+        }
+    }
+}
+
+/// What is the process's own, when all around it stands; and the exec. `named`: the user was given in docker's form.
+fn become_process(process: &Process, user: &User, named: bool, reporter: &Reporter) -> Result<(), Failure> {
     set_rlimits(process)?;
     umask(Mode::from_bits_truncate(process.user.umask.unwrap_or(0o022)));
-    capabilities::become_user(&user, &process.capabilities.clone().unwrap_or_default())?;
+    capabilities::become_user(user, &process.capabilities.clone().unwrap_or_default())?;
     chdir(process.cwd.as_str()).at(Config, || format!("entering process.cwd {}", process.cwd))?;
-    if machine.user.is_some() && !uid.is_root() {
+    if named && user.uid != 0 {
         // As docker has it for its users: what the exec would take away anyway must not help to find the command.
         capabilities::keep_ambient_only(process.capabilities.as_ref())?;
     }
@@ -96,19 +150,24 @@ pub fn enter(
         nix::sys::prctl::set_no_new_privs().at(Config, || "setting process.noNewPrivileges")?;
     }
     close_all_from(3)?;
-    exec(process, &user, reporter)
+    exec(process, user, reporter)
 }
 
-fn new_namespaces(config: &Spec) -> Result<(), Failure> {
+/// The namespaces that the container has of its own.
+fn namespaces(config: &Spec) -> CloneFlags {
     let flags = config.linux.namespaces.iter().map(|namespace| match namespace.kind {
-        NamespaceKind::Pid => CloneFlags::empty(), // before the fork, see `process`
+        NamespaceKind::Pid => CloneFlags::empty(), // by the fork, see `process`
         NamespaceKind::Mount => CloneFlags::CLONE_NEWNS,
         NamespaceKind::Ipc => CloneFlags::CLONE_NEWIPC,
         NamespaceKind::Uts => CloneFlags::CLONE_NEWUTS,
         NamespaceKind::Cgroup => CloneFlags::CLONE_NEWCGROUP,
         NamespaceKind::Network => CloneFlags::CLONE_NEWNET,
     });
-    let flags = flags.fold(CloneFlags::empty(), CloneFlags::union);
+    flags.fold(CloneFlags::empty(), CloneFlags::union)
+}
+
+fn new_namespaces(config: &Spec) -> Result<(), Failure> {
+    let flags = namespaces(config);
     unshare(flags).at(Config, || format!("making linux.namespaces ({flags:?})"))?;
     if flags.contains(CloneFlags::CLONE_NEWNET) {
         boot::bring_loopback_up()?;
@@ -125,10 +184,7 @@ fn kernel_settings(config: &Spec) -> Result<(), Failure> {
         fs::write("/proc/sys/kernel/domainname", name)
             .at(Config, || format!("setting domainname {name:?}"))?;
     }
-    if let Some(score) = config.process.oom_score_adj {
-        fs::write("/proc/self/oom_score_adj", score.to_string())
-            .at(Config, || format!("setting process.oomScoreAdj {score}"))?;
-    }
+    set_oom_score(&config.process)?;
     config.linux.sysctl.iter().try_for_each(|(name, value)| {
         if name.contains("..") || name.starts_with(['/', '.']) {
             return Err(Failure::new(
@@ -139,6 +195,13 @@ fn kernel_settings(config: &Spec) -> Result<(), Failure> {
         let path = format!("/proc/sys/{}", name.replace('.', "/"));
         fs::write(path, value).at(Config, || format!("setting linux.sysctl {name} to {value:?}"))
     })
+}
+
+/// By tether's own `/proc`, too.
+fn set_oom_score(process: &Process) -> Result<(), Failure> {
+    let Some(score) = process.oom_score_adj else { return Ok(()) };
+    fs::write("/proc/self/oom_score_adj", score.to_string())
+        .at(Config, || format!("setting process.oomScoreAdj {score}"))
 }
 
 /// Makes the overlay the root, with nothing of tether's left to reach. Mount points made from here on stay in
@@ -194,9 +257,25 @@ fn set_rlimits(process: &Process) -> Result<(), Failure> {
 
 /// Marks every descriptor from `first` on to be closed by the exec; with 0, closes them all.
 pub fn close_all_from(first: u32) -> Result<(), Failure> {
-    let flags = if first == 0 { 0 } else { libc::CLOSE_RANGE_CLOEXEC };
+    close_range(first, u32::MAX, if first == 0 { 0 } else { libc::CLOSE_RANGE_CLOEXEC })
+}
+
+/// Closes every descriptor from 3 on but these.
+fn close_all_but(mut kept: Vec<RawFd>) -> Result<(), Failure> {
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept.into_iter().filter_map(|fd| u32::try_from(fd).ok()) {
+        if fd > first {
+            close_range(first, fd - 1, 0)?;
+        }
+        first = first.max(fd + 1);
+    }
+    close_range(first, u32::MAX, 0)
+}
+
+fn close_range(first: u32, last: u32, flags: u32) -> Result<(), Failure> {
     // SAFETY: close_range(2) takes integers; whoever owned these descriptors does not run after this.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) };
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     Errno::result(result).map(drop).at(Config, || "closing file descriptors")
 }
 

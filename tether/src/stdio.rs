@@ -10,10 +10,11 @@ use nix::unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown, pipe2};
 use protocol::Stage::Config;
 use protocol::oci::ConsoleSize;
 use std::fs::OpenOptions;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 /// Tether's ends, which never block.
+#[derive(Default)]
 pub struct Ours {
     /// What the process reads; none if it reads `/dev/null`, or has closed it.
     pub stdin: Option<OwnedFd>,
@@ -51,6 +52,11 @@ pub fn never_block(fd: &OwnedFd) -> Result<(), Failure> {
 }
 
 impl Theirs {
+    /// To be kept until they are installed.
+    pub fn fds(&self) -> [RawFd; 3] {
+        self.0.each_ref().map(AsRawFd::as_raw_fd)
+    }
+
     /// Puts the pipes to 0, 1 and 2, owned by `user`, so that it may open `/dev/stdout` and the like.
     pub fn install(self, user: Uid) -> Result<(), Failure> {
         let Self([stdin, stdout, stderr]) = self;
@@ -71,8 +77,9 @@ fn install(stdin: impl AsFd, stdout: impl AsFd, stderr: impl AsFd) -> Result<(),
 }
 
 /// Makes a terminal from the container's own `/dev/pts`, makes it the controlling one and puts it to 0, 1
-/// and 2. Returns the master end. The caller leads a session without a terminal.
-pub fn install_terminal(size: Option<ConsoleSize>, user: Uid) -> Result<PtyMaster, Failure> {
+/// and 2, and to `/dev/console` if it is the container's. Returns the master end. The caller leads a session without a
+/// terminal.
+pub fn install_terminal(size: Option<ConsoleSize>, user: Uid, console: bool) -> Result<PtyMaster, Failure> {
     let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
         .at(Config, || "opening /dev/ptmx for process.terminal")?;
     grantpt(&master).at(Config, || "granting the terminal")?;
@@ -91,10 +98,12 @@ pub fn install_terminal(size: Option<ConsoleSize>, user: Uid) -> Result<PtyMaste
     // SAFETY: TIOCSCTTY takes an open terminal and an integer (ioctl_tty(2)).
     let result = unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSCTTY, 0) };
     nix::errno::Errno::result(result).at(Config, || format!("making {name} the controlling terminal"))?;
-    // The runtime-spec: /dev/console is the terminal, if there is one (config-linux.md, default devices).
-    std::fs::write("/dev/console", "").at(Config, || "making /dev/console")?;
-    mount(Some(name.as_str()), "/dev/console", None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .at(Config, || format!("mounting {name} on /dev/console"))?;
+    if console {
+        // The runtime-spec: /dev/console is the terminal, if there is one (config-linux.md, default devices).
+        std::fs::write("/dev/console", "").at(Config, || "making /dev/console")?;
+        mount(Some(name.as_str()), "/dev/console", None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .at(Config, || format!("mounting {name} on /dev/console"))?;
+    }
     install(&slave, &slave, &slave)?;
     Ok(master)
 }

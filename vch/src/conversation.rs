@@ -9,10 +9,12 @@ use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use protocol::oci::ConsoleSize;
+use protocol::oci::{ConsoleSize, Process};
 use protocol::{
     Event, ExitStatus, Failure, HostLink, Kept, MachineSpec, Start, Step, Stream, ToGuest, ToHost,
 };
+
+use crate::execs::Execs;
 
 /// The container's process, as the channel knows it.
 pub const SESSION: u32 = 0;
@@ -43,6 +45,8 @@ pub enum Phase {
 pub struct Conversation {
     /// The channel's state.
     pub link: HostLink,
+    /// What runs beside the container's process.
+    pub execs: Execs,
     phase: Phase,
     start: Option<Box<Start>>,
     connected: bool,
@@ -70,6 +74,7 @@ impl Conversation {
             checked: machine.disks.layers.iter().map(|layer| layer.verity.is_some()).collect(),
             damaged: Vec::new(),
             link: HostLink::host(nonce, false),
+            execs: Execs::default(),
             phase: Phase::Booting,
             start: Some(Box::new(Start { machine, time: 0, stdin })),
             adopted: false,
@@ -91,6 +96,7 @@ impl Conversation {
             checked: vec![true; MOST_LAYERS],
             damaged: Vec::new(),
             link: HostLink::adopting(nonce, false, kept),
+            execs: Execs::default(),
             phase,
             start: None,
             adopted: true,
@@ -120,7 +126,12 @@ impl Conversation {
         self.link.receive(bytes).context(BROKEN)?;
         while let Some(event) = self.link.event().context(BROKEN)? {
             match event {
-                Event::Connected(_) => self.connected = true,
+                Event::Connected(_) => {
+                    self.connected = true;
+                    if self.start.is_none() {
+                        self.link.send(&ToGuest::Clock(now()))?;
+                    }
+                }
                 Event::Message(message) => self.take(message).context(BROKEN)?,
             }
         }
@@ -131,8 +142,7 @@ impl Conversation {
         match (&self.phase, message) {
             (Phase::Booting, ToHost::Ready { timeline, .. }) => {
                 let Some(mut start) = self.start.take() else { bail!("it is ready twice") };
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                start.time = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+                start.time = now();
                 self.timeline.extend(timeline);
                 self.link.send(&ToGuest::Start(start))?;
                 self.phase = Phase::Starting;
@@ -172,6 +182,8 @@ impl Conversation {
                 self.unmounted = true;
                 self.link.send(&ToGuest::Acknowledged)?;
             }
+            (_, ToHost::Exec { session, .. }) if self.adopted && self.execs.state(session).is_none() => {}
+            (_, ToHost::Exec { session, report }) => self.execs.take(session, report)?,
             (phase, message) => bail!("it says {:?} while {phase}", Kind(&message)),
         }
         Ok(())
@@ -197,13 +209,13 @@ impl Conversation {
         (self.link.is_open(SESSION)) && OUTPUTS.iter().all(|stream| self.link.finished(SESSION, *stream))
     }
 
-    /// Acknowledges the exit, once all output was written. Says whether it did so just now.
+    /// Acknowledges the exit, once all output was written, that of execs that are not closed, too. Says whether it did so just now.
     ///
     /// # Errors
     /// None that can be caused from outside.
     pub fn acknowledge(&mut self) -> Result<bool> {
         let Phase::Draining(status) = self.phase else { return Ok(false) };
-        if !self.finished() {
+        if !self.finished() || !self.execs.are_finished(&self.link) {
             return Ok(false);
         }
         self.link.send(&ToGuest::Acknowledged)?;
@@ -211,12 +223,20 @@ impl Conversation {
         Ok(true)
     }
 
+    /// Runs a process beside the container's; gives its session.
+    ///
+    /// # Errors
+    /// There are too many at once, or it is too long to say.
+    pub fn exec(&mut self, process: Process, user: Option<String>, stdin: bool) -> Result<u32> {
+        self.execs.start(&mut self.link, process, user, stdin)
+    }
+
     /// Tells the guest its terminal's new size.
     ///
     /// # Errors
     /// None that can be caused from outside.
     pub fn resize(&mut self, ConsoleSize { height, width }: ConsoleSize) -> Result<()> {
-        Ok(self.link.send(&ToGuest::Resize { height, width })?)
+        Ok(self.link.send(&ToGuest::Resize { session: SESSION, height, width })?)
     }
 
     /// Sends a signal to the container's process.
@@ -224,7 +244,7 @@ impl Conversation {
     /// # Errors
     /// None that can be caused from outside.
     pub fn signal(&mut self, signal: i32) -> Result<()> {
-        Ok(self.link.send(&ToGuest::Signal(signal))?)
+        Ok(self.link.send(&ToGuest::Signal { session: SESSION, signal })?)
     }
 
     /// For people: what the guest was doing, as far as it has told.
@@ -242,6 +262,12 @@ impl Conversation {
             }
         }
     }
+}
+
+/// The clock, as the guest is told: nanoseconds since 1970.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Display for Phase {
@@ -267,6 +293,7 @@ impl fmt::Debug for Kind<'_> {
             ToHost::Started { .. } => "Started",
             ToHost::Exited { .. } => "Exited",
             ToHost::Damaged { .. } => "Damaged",
+            ToHost::Exec { .. } => "Exec",
             ToHost::Failed(_) => "Failed",
             ToHost::Stopped { .. } => "Stopped",
         })

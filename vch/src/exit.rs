@@ -92,19 +92,26 @@ mod number {
     }
 }
 
+impl End {
+    /// The exit status that stands for it.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Exited(ExitStatus::Code(code)) => *code,
+            Self::Exited(ExitStatus::Signal { signal, .. }) => signalled(*signal),
+            Self::Exited(ExitStatus::Oom) => signalled(libc::SIGKILL),
+            Self::Failed(Failure { stage: Stage::Exec, errno: Some(libc::ENOENT), .. }) => NOT_FOUND,
+            Self::Failed(Failure { stage: Stage::Exec, .. }) => NOT_EXECUTABLE,
+            Self::Failed(_) => OURS,
+            Self::Killed(signal) => signalled(*signal as i32),
+            Self::Closed(_) => signalled(libc::SIGPIPE),
+        }
+    }
+}
+
 impl Outcome {
     /// The exit status of `vch run`.
     pub fn code(&self) -> u8 {
-        match &self.end {
-            End::Exited(ExitStatus::Code(code)) => *code,
-            End::Exited(ExitStatus::Signal { signal, .. }) => signalled(*signal),
-            End::Exited(ExitStatus::Oom) => signalled(libc::SIGKILL),
-            End::Failed(Failure { stage: Stage::Exec, errno: Some(libc::ENOENT), .. }) => NOT_FOUND,
-            End::Failed(Failure { stage: Stage::Exec, .. }) => NOT_EXECUTABLE,
-            End::Failed(_) => OURS,
-            End::Killed(signal) => signalled(*signal as i32),
-            End::Closed(_) => signalled(libc::SIGPIPE),
-        }
+        self.end.code()
     }
 
     /// The sentence for the user; none when the container ended by itself.

@@ -6,7 +6,7 @@
 //! - [`spec`], with docker's [`defaults`]: the machine spec that the guest gets
 //! - [`image`]: found in the store, or brought into it; [`layers`], [`scratch`]: the disks, [`disk`]: as QEMU gets them; [`boot`]: kernel or CD; [`accel`]: KVM or TCG
 //! - [`containers`]: their folders; [`name`]: their names; [`log`]: their output, kept
-//! - [`monitor`]: the process that a container has on the host; [`conversation`]: what it says to the guest, in the protocol's order
+//! - [`monitor`]: the process that a container has on the host; [`conversation`]: what it says to the guest, in the protocol's order; [`execs`]: what runs beside the container's process
 //! - [`qemu`]: the command line; [`vm`]: the process; [`qmp`], [`console`]: what it says
 //! - [`client`]: the user's side of it; [`stdio`], [`terminal`], [`signals`], [`progress`]: the user
 //! - [`exit`]: the outcome, its exit code and its sentence; [`timeline`]: what happened when
@@ -21,6 +21,7 @@ pub mod containers;
 pub mod conversation;
 pub mod defaults;
 pub mod disk;
+pub mod execs;
 pub mod exit;
 pub mod image;
 pub mod layers;

@@ -104,7 +104,7 @@ impl HostOwner {
             self.opened += 1;
         }
         if self.said < self.to_say && random.once_in(3) {
-            link.send(&ToGuest::Signal(self.said)).unwrap();
+            link.send(&ToGuest::Signal { session: 0, signal: self.said }).unwrap();
             self.said += 1;
         }
         for session in link.sessions().collect::<Vec<_>>() {
@@ -221,7 +221,7 @@ impl GuestOwner {
         while let Some(event) = link.event().unwrap() {
             match event {
                 Event::Connected(version) => assert_eq!(version, 2),
-                Event::Message(ToGuest::Signal(number)) => {
+                Event::Message(ToGuest::Signal { signal: number, .. }) => {
                     assert_eq!(number, self.taken, "seed {}", self.seed);
                     self.taken += 1;
                 }

@@ -425,7 +425,7 @@ fn signals_stop_a_start_and_are_passed_on_once() {
     let obeys = move |guest: Guest| {
         let mut guest = guest.started();
         tell.send(()).unwrap();
-        assert_eq!(guest.message(), ToGuest::Signal(2));
+        assert_eq!(guest.message(), ToGuest::Signal { session: 0, signal: 2 });
         guest.leaves(ExitStatus::Signal { signal: 2, core: false });
     };
     let once = move |user: User| {

@@ -1,0 +1,317 @@
+//! While the container runs: the one epoll loop.
+//!
+//! It serves the [sessions](session): the container's process, and what the host runs beside it. Dead children are reaped
+//! the moment they die. How an exec's process ended is said at once. When the container's own is gone, what is left in its
+//! cgroup and in the sessions is killed and reported, its output is sent to the end, and then how it ended; the host's
+//! acknowledgement of that ends the loop.
+
+mod poller;
+mod session;
+
+use crate::cgroup::Cgroup;
+use crate::channel::{Channel, SESSION};
+use crate::failure::{Context, Failure};
+use crate::process::{self, Container, Deaths, Process, Reaped};
+use crate::timeline::{self, Timeline};
+use crate::verity::Verity;
+use nix::libc;
+use nix::sys::epoll::EpollFlags;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::unistd::Pid;
+use poller::{Part, Poller, Source};
+use protocol::oci::ConsoleSize;
+use protocol::{Exec, ExitStatus, MachineSpec, Report, Stage, ToGuest, ToHost};
+use session::{News, Phase, Session};
+
+pub use session::hang_up;
+
+/// While the host has not taken this many bytes of what it was told, it is not obeyed: answers would pile up.
+const UNHEARD: usize = 64 << 10;
+
+/// What the relay works with.
+pub struct Relay<'a> {
+    channel: &'a mut Channel,
+    machine: &'a MachineSpec,
+    cgroup: &'a Cgroup,
+    verity: &'a mut Option<Verity>,
+    timeline: &'a mut Timeline,
+    deaths: Deaths,
+    poller: Poller,
+    /// The container's is the first.
+    sessions: Vec<Session>,
+    /// The container's process is dead.
+    ended: bool,
+    /// The host knows how.
+    acknowledged: bool,
+    /// No process is left but tether.
+    childless: bool,
+}
+
+impl<'a> Relay<'a> {
+    /// Will serve the container's process.
+    pub fn new(
+        channel: &'a mut Channel,
+        machine: &'a MachineSpec,
+        cgroup: &'a Cgroup,
+        verity: &'a mut Option<Verity>,
+        timeline: &'a mut Timeline,
+        deaths: Deaths,
+        process: Process,
+    ) -> Result<Self, Failure> {
+        let sessions = vec![Session::new(SESSION, process, &mut channel.link)];
+        Ok(Self {
+            channel,
+            machine,
+            cgroup,
+            verity,
+            timeline,
+            deaths,
+            poller: Poller::new()?,
+            sessions,
+            ended: false,
+            acknowledged: false,
+            childless: false,
+        })
+    }
+
+    /// Runs until the host has acknowledged the end of the container's process.
+    pub fn run(mut self) -> Result<(), Failure> {
+        while !self.acknowledged {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self) -> Result<(), Failure> {
+        self.channel.flush()?;
+        self.look_for_events()?;
+        for source in self.poller.wait()? {
+            match source {
+                Source::Channel => self.channel.receive()?,
+                Source::Deaths => self.reap()?,
+                Source::Damage => self.tell_damage()?,
+                Source::Of(id, part) => self.serve(id, part)?,
+            }
+        }
+        while !self.acknowledged
+            && self.channel.link.unheard() < UNHEARD
+            && let Some(message) = self.channel.message()?
+        {
+            self.obey(message)?;
+        }
+        self.forget_closed_sessions()?;
+        for at in 0..self.sessions.len() {
+            self.try_with(at, |session, channel, poller| {
+                session.close_what_is_done(&mut channel.link, poller)
+            })?;
+            if self.childless {
+                self.try_with(at, |session, channel, poller| {
+                    session.read_the_last(&mut channel.link, poller)
+                })?;
+            }
+        }
+        self.report_exit()
+    }
+
+    fn look_for_events(&mut self) -> Result<(), Failure> {
+        let when = |condition, flags| if condition { flags } else { EpollFlags::empty() };
+        let (input, output) = (EpollFlags::EPOLLIN, EpollFlags::EPOLLOUT);
+        let poller = &mut self.poller;
+        // A port that nobody has the other end of is told of again and again; we want to know when somebody has.
+        let away = when(self.channel.deserted, EpollFlags::EPOLLET);
+        let writing = when(!self.channel.link.output().is_empty(), output);
+        poller.look(Source::Channel, &self.channel.fd(), input | writing | away)?;
+        poller.look(Source::Deaths, &self.deaths, input)?;
+        if let Some(verity) = &*self.verity {
+            poller.look(Source::Damage, &verity.fd(), input)?;
+        }
+        self.sessions.iter().try_for_each(|session| session.look(&self.channel.link, poller))
+    }
+
+    /// Does something with a session. What fails in an exec's is no more than that session's failure.
+    fn try_with(
+        &mut self,
+        at: usize,
+        what: impl FnOnce(&mut Session, &mut Channel, &mut Poller) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let Some(session) = self.sessions.get_mut(at) else { return Ok(()) };
+        match what(session, self.channel, &mut self.poller) {
+            Err(failure) if session.id != SESSION => self.fail(at, failure),
+            result => result,
+        }
+    }
+
+    /// The place of a session.
+    fn place(&self, id: u32) -> Option<usize> {
+        self.sessions.iter().position(|session| session.id == id)
+    }
+
+    fn serve(&mut self, id: u32, part: Part) -> Result<(), Failure> {
+        match self.place(id) {
+            Some(at) if part == Part::Reports => self.take_news(at),
+            Some(at) => {
+                self.try_with(at, |session, channel, poller| session.serve(part, &mut channel.link, poller))
+            }
+            None => Ok(()), // it is gone since the event
+        }
+    }
+
+    fn obey(&mut self, message: ToGuest) -> Result<(), Failure> {
+        match message {
+            ToGuest::Exec(exec) => self.exec(&exec),
+            ToGuest::Signal { session, signal } => match self.place(session) {
+                Some(at) => self.try_with(at, |session, _, _| session.signal(signal)),
+                None => Ok(()),
+            },
+            ToGuest::Resize { session, height, width } => match self.place(session) {
+                Some(at) => self.try_with(at, |session, _, _| session.resize(ConsoleSize { height, width })),
+                None => Ok(()),
+            },
+            ToGuest::Clock(nanos) => {
+                let _impossible_time = timeline::set_clock(nanos);
+                Ok(())
+            }
+            ToGuest::Acknowledged if self.is_reported() => {
+                self.acknowledged = true;
+                Ok(())
+            }
+            ToGuest::Acknowledged | ToGuest::Start(_) => Err(Failure::new(
+                Stage::Run,
+                format!("the host's message came at the wrong time: {message:?}"),
+            )),
+        }
+    }
+
+    /// Whether the host was told how the container ended.
+    fn is_reported(&self) -> bool {
+        self.sessions.first().is_some_and(|session| session.phase == Phase::Reported)
+    }
+
+    fn exec(&mut self, exec: &Exec) -> Result<(), Failure> {
+        let id = exec.session;
+        if !self.channel.link.is_open(id) || self.place(id).is_some() {
+            let why = if id == SESSION || self.place(id).is_some() { "has a process" } else { "is not open" };
+            let report = Report::Failed(Failure::new(Stage::Run, format!("session {id} {why}")).brief());
+            return self.channel.send(&ToHost::Exec { session: id, report });
+        }
+        let container = self.sessions.first().filter(|_| !self.ended);
+        let Some((phase, pid)) = container.and_then(|session| Some((session.phase, session.pid()?))) else {
+            return self.channel.refuse(id, Failure::new(Stage::Run, "the container has ended"));
+        };
+        if phase == Phase::Starting {
+            return self.channel.refuse(id, Failure::new(Stage::Run, "the container does not run yet"));
+        }
+        let container = Container { pid, config: &self.machine.config, cgroup: self.cgroup };
+        match process::exec(exec, &container) {
+            Ok(process) => {
+                self.childless = false;
+                self.sessions.push(Session::new(id, process, &mut self.channel.link));
+                Ok(())
+            }
+            Err(failure) => self.channel.refuse(id, failure),
+        }
+    }
+
+    /// Tells of what the process has come to on its way to the exec.
+    fn take_news(&mut self, at: usize) -> Result<(), Failure> {
+        let Some(session) = self.sessions.get_mut(at) else { return Ok(()) };
+        let id = session.id;
+        match session.news() {
+            Ok(News::None) => Ok(()),
+            Ok(News::Executed) if id == SESSION => {
+                let timeline = self.timeline.take("exec");
+                self.channel.send(&ToHost::Started { timeline })
+            }
+            Ok(News::Executed) => self.channel.send(&ToHost::Exec { session: id, report: Report::Started }),
+            Ok(News::Failed(failure)) | Err(failure) => self.fail(at, failure),
+        }
+    }
+
+    /// An exec has failed; or the container has, which is tether's own end.
+    fn fail(&mut self, at: usize, failure: Failure) -> Result<(), Failure> {
+        let Some(session) = self.sessions.get_mut(at).filter(|session| session.id != SESSION) else {
+            return Err(failure);
+        };
+        let is_news = session.phase != Phase::Reported;
+        session.abandon(&mut self.channel.link, &mut self.poller)?;
+        if !is_news {
+            return Ok(());
+        }
+        let report = Report::Failed(failure.brief());
+        self.channel.send(&ToHost::Exec { session: session.id, report })
+    }
+
+    fn reap(&mut self) -> Result<(), Failure> {
+        let _drained = self.deaths.read_signal();
+        loop {
+            match process::reap().at(Stage::Run, || "waiting for children")? {
+                Reaped::Child(pid, status) => self.died(pid, status)?,
+                Reaped::NoneYet => return Ok(()),
+                Reaped::NoneLeft => {
+                    self.childless = true;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn died(&mut self, pid: Pid, status: ExitStatus) -> Result<(), Failure> {
+        let Some(at) = self.sessions.iter().position(|session| session.is(pid)) else { return Ok(()) };
+        self.take_news(at)?;
+        let Some(session) = self.sessions.get_mut(at) else { return Ok(()) };
+        session.died(status);
+        if session.id == SESSION {
+            self.timeline.step("exit");
+            self.ended = true;
+            return self.kill_all();
+        }
+        if session.phase != Phase::Dead(status) {
+            return Ok(());
+        }
+        session.phase = Phase::Reported;
+        // What ends with the container was killed by us.
+        let status = if self.ended { status } else { session.cause(status) };
+        let report = Report::Exited(status);
+        self.channel.send(&ToHost::Exec { session: session.id, report })
+    }
+
+    /// The container has ended, and so do all that run in it: those on their way into its cgroup, too.
+    fn kill_all(&mut self) -> Result<(), Failure> {
+        self.cgroup.kill()?;
+        for pid in self.sessions.iter().filter_map(Session::pid) {
+            let _gone = process::signal(pid, libc::SIGKILL);
+        }
+        Ok(())
+    }
+
+    /// The host wants nothing more of them; so their processes go, too.
+    fn forget_closed_sessions(&mut self) -> Result<(), Failure> {
+        let (link, poller) = (&mut self.channel.link, &mut self.poller);
+        for session in &mut self.sessions {
+            if !link.is_open(session.id) {
+                session.abandon(link, poller)?;
+            }
+        }
+        self.sessions.retain(|session| link.is_open(session.id));
+        Ok(())
+    }
+
+    fn tell_damage(&mut self) -> Result<(), Failure> {
+        self.verity.as_mut().map_or(Ok(()), |verity| verity.tell(self.channel))
+    }
+
+    /// Once the container's process is dead, all its output has been sent, and all execs have been reported, says how it
+    /// ended.
+    fn report_exit(&mut self) -> Result<(), Failure> {
+        let Some((container, execs)) = self.sessions.split_first_mut() else { return Ok(()) };
+        let Phase::Dead(status) = container.phase else { return Ok(()) };
+        if !container.is_drained() || execs.iter().any(|exec| exec.phase != Phase::Reported) {
+            return Ok(());
+        }
+        container.phase = Phase::Reported;
+        let status = container.cause(status);
+        self.tell_damage()?;
+        let peak_rss = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().cast_unsigned());
+        self.channel.send(&ToHost::Exited { status, timeline: self.timeline.take("drained"), peak_rss })
+    }
+}
