@@ -7,7 +7,7 @@
 //! - [`writer`]: appends and recovers; [`rotation`]: `x.log` becomes `x.log.1`; [`files`]: which files there are
 //! - [`reader`]: from the beginning, [`tail`](Reader::tail), [`from`](Reader::from); follows; [`watch`]: when to look
 //!   again
-//! - [`line`]: one entry, read; [`encode`]: one entry, written; [`stamp`]: its time
+//! - [`mod@line`]: one entry, read; [`encode`]: one entry, written; [`stamp`]: its time
 //! - [`forward`], [`backward`]: a file's lines, either way, in bounded memory
 //!
 //! # Format

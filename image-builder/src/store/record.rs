@@ -120,7 +120,7 @@ impl ImageRecord {
         read(folder, &Self::path(folder, id))?.transpose().map_err(Error::msg)
     }
 
-    /// All records that can be read: for the others see [`damaged`].
+    /// All records that can be read: for the others see `damaged`.
     pub fn all(folder: &Folder) -> Result<Vec<Self>> {
         Ok(read_all(folder, &folder.images())?.into_iter().filter_map(Result::ok).collect())
     }
@@ -146,7 +146,7 @@ impl NameRecord {
         read(folder, &Self::path(folder, name))?.transpose().map_err(Error::msg)
     }
 
-    /// All names that can be read: for the others see [`damaged`].
+    /// All names that can be read: for the others see `damaged`.
     pub fn all(folder: &Folder) -> Result<Vec<Self>> {
         Ok(read_all(folder, &folder.names())?.into_iter().filter_map(Result::ok).collect())
     }

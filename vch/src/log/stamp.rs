@@ -28,7 +28,7 @@ pub fn format(time: SystemTime) -> Stamp {
     stamp
 }
 
-/// The time that [`format`] shows as `text`, if there is one.
+/// The time that [`fn@format`] shows as `text`, if there is one.
 pub fn parse(text: &[u8]) -> Option<SystemTime> {
     let stamp: &Stamp = text.try_into().ok()?;
     let year = number(&stamp[..4])?;
