@@ -1,4 +1,4 @@
-//! The event loop: one thread, one poll(2), from QEMU's start to its end.
+//! The event loop: one thread, one poll(2), from QEMU's start, or from another monitor's end, to the VM's.
 //!
 //! Promises: nothing is buffered without bound, whatever the guest or a client sends; no client's slowness stops another;
 //! what the guest is told that we have is in the log or written down; every end of the VM ends the loop. Whoever calls it
