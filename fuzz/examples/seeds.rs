@@ -127,11 +127,13 @@ fn host_session(checked: bool) -> Vec<u8> {
     let disks = protocol::Disks { layers, scratch: protocol::Uuid::max() };
     let machine =
         protocol::MachineSpec { version: 1, config, disks, user: Some("me".to_owned()), init: true };
-    let start = protocol::Start { machine, time: 1, stdin: true };
+    let start = protocol::Start { machine, time: 1, seed: protocol::Seed([3; 32]), stdin: true };
     for message in [
         ToGuest::Start(Box::new(start)),
         ToGuest::Signal { session: 0, signal: 15 },
         ToGuest::Resize { session: 0, height: 24, width: 80 },
+        ToGuest::Clock(2),
+        ToGuest::Seed(protocol::Seed([4; 32])),
         ToGuest::Acknowledged,
     ] {
         host.send(&message).expect("a small message");

@@ -30,8 +30,55 @@ pub enum ToGuest {
     /// The answer to each of [`ToHost::Exited`] (given when every byte of output has been delivered, too),
     /// [`ToHost::Failed`] and [`ToHost::Stopped`]: the guest waits for it before it goes on to power-off.
     Acknowledged,
-    /// The host's clock: nanoseconds since 1970 (UTC). To be said at each connect: the guest may have stood still.
+    /// The host's clock: nanoseconds since 1970 (UTC). To be said at each connect, and when the VM goes on after a stop: the
+    /// guest may have stood still.
     Clock(u64),
+    /// Fresh random numbers. To be said whenever [`ToGuest::Clock`] is: the guest may be one of several that were one.
+    Seed(Seed),
+}
+
+/// 256 random bits, to be mixed into the guest's own: 64 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Seed(pub [u8; 32]);
+
+impl From<Seed> for String {
+    fn from(Seed(bytes): Seed) -> Self {
+        bytes
+            .iter()
+            .flat_map(|byte| [byte >> 4, byte & 15])
+            .filter_map(|digit| char::from_digit(digit.into(), 16))
+            .collect()
+    }
+}
+
+impl TryFrom<String> for Seed {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        const WRONG: &str = "a seed is 64 lower-case hex digits";
+        let digit = |byte: u8| match byte {
+            b'0'..=b'9' => Ok(byte - b'0'),
+            b'a'..=b'f' => Ok(byte - b'a' + 10),
+            _ => Err(WRONG),
+        };
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        if pairs.len() != 32 || !rest.is_empty() {
+            return Err(WRONG);
+        }
+        let mut bytes = [0; 32];
+        for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+            *byte = digit(*high)? << 4 | digit(*low)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl std::fmt::Debug for Seed {
+    /// It is nobody else's business.
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Seed")
+    }
 }
 
 /// The container to run, and what the guest cannot know by itself.
@@ -42,6 +89,8 @@ pub struct Start {
     pub machine: MachineSpec,
     /// The host's clock: nanoseconds since 1970 (UTC).
     pub time: u64,
+    /// Fresh random numbers.
+    pub seed: Seed,
     /// Whether the host will send stdin. Without it the process reads `/dev/null`.
     pub stdin: bool,
 }
@@ -201,5 +250,24 @@ impl std::fmt::Display for Stage {
             Self::Exec => "executing the command",
             Self::Run => "running the container",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_is_nothing_but_hex() {
+        let seed = Seed(std::array::from_fn(|at| u8::try_from(at).unwrap().wrapping_mul(9)));
+        let text = String::from(seed);
+        assert!(text.starts_with("0009121b") && text.len() == 64, "{text}");
+        assert_eq!(Seed::try_from(text), Ok(seed));
+        for bad in
+            ["", &"0a".repeat(31), &"0a".repeat(33), &"0A".repeat(32), &"+a".repeat(32), &"é".repeat(32)]
+        {
+            assert!(Seed::try_from(bad.to_owned()).is_err(), "{bad:?}");
+        }
+        assert_eq!(format!("{seed:?}"), "Seed");
     }
 }

@@ -3,7 +3,7 @@
 use crate::harness::{self, Running};
 use anyhow::{Context, Result, bail, ensure};
 use protocol::oci::{ConsoleSize, Process};
-use protocol::{Event, ExitStatus, HostLink, Start, Stream, ToGuest, ToHost};
+use protocol::{Event, ExitStatus, HostLink, Seed, Start, Stream, ToGuest, ToHost};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
@@ -168,7 +168,12 @@ impl Host {
             ToHost::Ready { .. } => {
                 let machine = self.running.machine.clone();
                 let time = 1_700_000_000_000_000_000;
-                self.link.send(&ToGuest::Start(Box::new(Start { machine, time, stdin: false })))?;
+                self.link.send(&ToGuest::Start(Box::new(Start {
+                    machine,
+                    time,
+                    seed: Seed([7; 32]),
+                    stdin: false,
+                })))?;
                 self.told_to_start = true;
             }
             ToHost::Started { .. } => self.started = true,

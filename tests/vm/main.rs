@@ -6,6 +6,7 @@
 #![allow(missing_docs, reason = "the test's name says what it promises")]
 
 mod config;
+mod control;
 #[expect(dead_code, reason = "no layers that take long to list")]
 #[path = "../conformance/corpus.rs"]
 mod corpus;
@@ -35,6 +36,7 @@ use harness::Test;
 fn main() {
     let tests: Vec<Test> = [
         config::tests(),
+        control::tests(),
         corpus_in_a_vm::tests(),
         exec::tests(),
         failures::tests(),

@@ -3,7 +3,7 @@
 use crate::harness::{self, Test, temporary};
 use crate::tests;
 use anyhow::{Context, Result, bail, ensure};
-use protocol::{Event, ExitStatus, HostLink, Kept, MachineSpec, Start, Stream, ToGuest, ToHost};
+use protocol::{Event, ExitStatus, HostLink, Kept, MachineSpec, Seed, Start, Stream, ToGuest, ToHost};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -137,8 +137,12 @@ fn a_hundred_times() -> Result<()> {
 }
 
 fn serve(path: &Path, machine: MachineSpec) -> Result<Host> {
-    let start =
-        Some(ToGuest::Start(Box::new(Start { machine, time: 1_700_000_000_000_000_000, stdin: true })));
+    let start = Some(ToGuest::Start(Box::new(Start {
+        machine,
+        time: 1_700_000_000_000_000_000,
+        seed: Seed([7; 32]),
+        stdin: true,
+    })));
     let link = HostLink::host(vch::random::bytes()?, false);
     let mut host = Host { link, start, connected: false, disk: Disk::default(), connections: 0 };
     let mut acknowledged = false;

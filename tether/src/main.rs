@@ -21,6 +21,7 @@ mod cgroup;
 mod channel;
 mod device_mapper;
 mod disks;
+mod entropy;
 mod failure;
 mod kernel_log;
 mod modules;
@@ -77,7 +78,7 @@ fn boot_and_connect(timeline: &mut Timeline) -> Result<Channel, Failure> {
 
 /// Runs the one container that this machine is for.
 fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> {
-    let Start { machine, time, stdin } = receive_start(channel)?;
+    let Start { machine, time, seed, stdin } = receive_start(channel)?;
     timeline.step("spec");
     if verity::is_wanted(&machine.disks.layers) {
         modules::load_verity()?;
@@ -85,6 +86,7 @@ fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> 
     }
     boot::empty_the_initramfs();
     timeline::set_clock(time)?;
+    entropy::mix_in(&seed)?;
     boot::bring_loopback_up()?;
     let mut disks = disks::find(&machine.disks)?;
     timeline.step("disks");
@@ -135,6 +137,8 @@ fn receive_start(channel: &mut Channel) -> Result<Start, Failure> {
                 channel.refuse(exec.session, why)?;
                 continue;
             }
+            // Said anew by a host that comes back; the start has newer ones.
+            ToGuest::Clock(_) | ToGuest::Seed(_) => continue,
             other => Err(Failure::new(Stage::Spec, format!("expected a start message, got {other:?}"))),
         };
     }

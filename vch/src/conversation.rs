@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use protocol::oci::{ConsoleSize, Process};
 use protocol::{
-    Event, ExitStatus, Failure, HostLink, Kept, MachineSpec, Start, Step, Stream, ToGuest, ToHost,
+    Event, ExitStatus, Failure, HostLink, Kept, MachineSpec, Seed, Start, Step, Stream, ToGuest, ToHost,
 };
 
 use crate::execs::Execs;
@@ -21,6 +21,9 @@ pub const SESSION: u32 = 0;
 
 /// The most layers that may be found damaged in an adopted guest: more disks than a guest has room for.
 const MOST_LAYERS: usize = 128;
+
+/// Bytes that wait for the guest, behind which it is told nothing that will be old by then.
+const UNHEARD: usize = 4096;
 
 const OUTPUTS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
@@ -70,13 +73,14 @@ impl Conversation {
     /// There are no random numbers.
     pub fn new(machine: MachineSpec, stdin: bool) -> Result<Self> {
         let nonce = crate::random::bytes().context("cannot read random numbers")?;
+        let seed = Seed(crate::random::bytes().context("cannot read random numbers")?);
         Ok(Self {
             checked: machine.disks.layers.iter().map(|layer| layer.verity.is_some()).collect(),
             damaged: Vec::new(),
             link: HostLink::host(nonce, false),
             execs: Execs::default(),
             phase: Phase::Booting,
-            start: Some(Box::new(Start { machine, time: 0, stdin })),
+            start: Some(Box::new(Start { machine, time: 0, seed, stdin })),
             adopted: false,
             connected: false,
             unmounted: false,
@@ -128,12 +132,27 @@ impl Conversation {
             match event {
                 Event::Connected(_) => {
                     self.connected = true;
-                    if self.start.is_none() {
-                        self.link.send(&ToGuest::Clock(now()))?;
-                    }
+                    self.refresh()?;
                 }
                 Event::Message(message) => self.take(message).context(BROKEN)?,
             }
+        }
+        Ok(())
+    }
+
+    /// Tells a guest that may have stood still, or been copied, what it cannot know: the time, and random numbers of its own. (Else
+    /// it gets them with what it is to run.)
+    ///
+    /// # Errors
+    /// None that can be caused from outside.
+    pub fn refresh(&mut self) -> Result<()> {
+        // One that does not listen will be told when it does.
+        if self.start.is_some() || !self.connected || self.link.unheard() > UNHEARD {
+            return Ok(());
+        }
+        self.link.send(&ToGuest::Clock(now()))?;
+        if let Ok(seed) = crate::random::bytes() {
+            self.link.send(&ToGuest::Seed(Seed(seed)))?;
         }
         Ok(())
     }

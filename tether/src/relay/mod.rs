@@ -10,6 +10,7 @@ mod session;
 
 use crate::cgroup::Cgroup;
 use crate::channel::{Channel, SESSION};
+use crate::entropy;
 use crate::failure::{Context, Failure};
 use crate::process::{self, Container, Deaths, Process, Reaped};
 use crate::timeline::{self, Timeline};
@@ -169,6 +170,10 @@ impl<'a> Relay<'a> {
             },
             ToGuest::Clock(nanos) => {
                 let _impossible_time = timeline::set_clock(nanos);
+                Ok(())
+            }
+            ToGuest::Seed(seed) => {
+                let _as_it_was = entropy::mix_in(&seed);
                 Ok(())
             }
             ToGuest::Acknowledged if self.is_reported() => {

@@ -123,6 +123,7 @@ impl Relay<'_> {
         for event in self.monitor.receive(chunk.get(..count).unwrap_or_default()) {
             match event {
                 Event::Shutdown(reason) => self.shutdown = Some(reason),
+                Event::Resumed => self.talk.refresh()?,
                 Event::DiskError { no_space: true, .. } => {
                     return Err(anyhow!("the host's disk is full: the VM's scratch disk could not grow"));
                 }

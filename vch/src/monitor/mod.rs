@@ -8,6 +8,7 @@
 pub mod adopt;
 pub mod clients;
 pub mod connection;
+mod host_clock;
 mod lines;
 pub mod message;
 mod obey;

@@ -15,6 +15,7 @@ use protocol::{MachineSpec, Stream};
 
 use super::clients::{Caller, Clients};
 use super::connection::logged;
+use super::host_clock::HostClock;
 use super::message::ToClient;
 use super::wait;
 use crate::console::Console;
@@ -60,6 +61,7 @@ pub(super) enum Source {
     Console,
     Monitor,
     Errors,
+    HostClock,
     Client(Caller),
 }
 
@@ -73,6 +75,8 @@ pub struct Relay<'a> {
     pub(super) log: &'a mut Writer,
     pub(super) console: Console,
     pub(super) monitor: Monitor,
+    /// None where it cannot be watched.
+    host_clock: Option<HostClock>,
     pub(super) errors: Vec<u8>,
     /// The lines that have not ended.
     pub(super) open: Vec<Source>,
@@ -136,6 +140,7 @@ impl<'a> Relay<'a> {
             log,
             console: Console::default(),
             monitor: Monitor::default(),
+            host_clock: HostClock::watch().ok(),
             errors: Vec::new(),
             open,
             shutdown: None,
@@ -216,6 +221,9 @@ impl<'a> Relay<'a> {
         if let Some(errors) = &self.wires.errors {
             add(Source::Errors, is_open(Source::Errors), errors.as_fd(), read);
         }
+        if let Some(clock) = &self.host_clock {
+            add(Source::HostClock, true, clock.fd(), read);
+        }
         let clients = self.clients.interests().into_iter();
         interests.extend(clients.map(|(caller, descriptor)| (Source::Client(caller), descriptor)));
         interests
@@ -228,6 +236,12 @@ impl<'a> Relay<'a> {
             Source::Console => self.console(),
             Source::Monitor => self.monitor(),
             Source::Errors => self.errors(),
+            Source::HostClock => {
+                if let Some(clock) = &self.host_clock {
+                    clock.again()?;
+                }
+                self.talk.refresh()
+            }
             Source::Client(caller) => {
                 self.clients.handle(caller, flags);
                 Ok(())
