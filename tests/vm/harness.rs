@@ -215,11 +215,11 @@ pub fn qemus(name: &str) -> usize {
         .count()
 }
 
-/// Waits until `condition` holds, half a minute at most.
+/// Waits until `condition` holds, three minutes at most: another test may have the processors.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(180);
     while !condition() {
-        ensure!(Instant::now() < end, "not within 30 s: {what}");
+        ensure!(Instant::now() < end, "not within 180 s: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
