@@ -15,12 +15,12 @@ pub fn tests() -> Vec<Test> {
 const ENTRYPOINT: &str = "\
 set -e
 [ -s data/PG_VERSION ] || { initdb -D data --auth=trust --no-sync; sync; }
-exec postgres -D data -c listen_addresses='*' -c jit=off";
+exec postgres -D data -k /tmp -c listen_addresses='*' -c jit=off";
 
 fn tables_stay() -> Result<()> {
     let config = ConfigBuilder::default()
         .user("postgres")
-        .env(vec!["PATH=/usr/lib/postgresql/15/bin:/usr/bin:/bin".to_owned()])
+        .env(["PATH=/usr/lib/postgresql/15/bin:/usr/bin:/bin", "PGHOST=/tmp"].map(str::to_owned).to_vec())
         .working_dir("/var/lib/postgresql")
         .stop_signal("SIGINT") // fast: open sessions are ended
         .exposed_ports(vec!["5432/tcp".to_owned()])

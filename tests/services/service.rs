@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a service may take to come up, on a machine that has other things to do.
-const PATIENCE: Duration = Duration::from_secs(400);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// `vch ARGUMENTS`, with the tests' store.
 pub fn vch_with(arguments: &[&str]) -> Result<Output> {
