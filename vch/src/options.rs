@@ -1,5 +1,6 @@
 //! What `vch run` can be told. Names and meanings are docker's where docker has them.
 
+pub mod health;
 pub mod volumes;
 
 use std::path::PathBuf;
