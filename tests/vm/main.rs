@@ -14,6 +14,7 @@ mod corpus_in_a_vm;
 mod exec;
 mod exec_host;
 mod failures;
+mod fields;
 mod harness;
 #[expect(dead_code, reason = "no stacks here")]
 #[path = "../conformance/host.rs"]
@@ -25,6 +26,7 @@ mod layers;
 mod listing;
 mod monitor;
 mod oci;
+mod privileges;
 mod reconnect;
 mod signals;
 mod stdio;
@@ -40,11 +42,13 @@ fn main() {
         corpus_in_a_vm::tests(),
         exec::tests(),
         failures::tests(),
+        fields::tests(),
         images::tests(),
         iso::tests(),
         layers::tests(),
         monitor::tests(),
         oci::tests(),
+        privileges::tests(),
         reconnect::tests(),
         signals::tests(),
         stdio::tests(),
