@@ -20,18 +20,27 @@ mod boot;
 mod capabilities;
 mod cgroup;
 mod channel;
+mod check;
+mod device_filter;
 mod device_mapper;
+mod devices;
 mod disks;
 mod entropy;
 mod failure;
 mod kernel_log;
+mod lsm;
 mod modules;
+mod mount_options;
 mod mounts;
+mod namespaces;
 mod power;
 mod process;
 mod relay;
+mod resources;
 mod root;
 mod sandbox;
+mod scheduling;
+mod seccomp;
 mod stdio;
 mod timeline;
 mod uevents;
@@ -81,7 +90,7 @@ fn boot_and_connect(timeline: &mut Timeline) -> Result<Channel, Failure> {
 
 /// Runs the one container that this machine is for.
 fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> {
-    let Start { machine, time, seed, stdin } = receive_start(channel)?;
+    let Start { mut machine, time, seed, stdin } = receive_start(channel)?;
     timeline.step("spec");
     if verity::is_wanted(&machine.disks.layers) {
         modules::load_verity()?;
@@ -91,6 +100,7 @@ fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> 
     timeline::set_clock(time)?;
     entropy::mix_in(&seed)?;
     boot::bring_loopback_up()?;
+    devices::add_the_machines(&mut machine)?;
     let mut disks = disks::find(&machine.disks, &machine.volumes)?;
     timeline.step("disks");
     let mut verity = Verity::open(&machine.disks.layers, &mut disks.layers)?;
@@ -115,7 +125,7 @@ fn run(
     let root = root::Root::assemble(disks)?;
     timeline.step("root");
     let volumes = Volumes::mount(&machine.volumes, &disks.volumes)?;
-    let cgroup = cgroup::Cgroup::create()?;
+    let cgroup = cgroup::Cgroup::create(&machine.config.linux)?;
     let outcome = process::watch_for_deaths().and_then(|deaths| {
         let process = process::start(machine, stdin, &cgroup)?;
         Relay::new(channel, machine, &cgroup, verity, timeline, deaths, process)?.run()

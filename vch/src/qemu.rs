@@ -133,7 +133,7 @@ pub fn arguments(
         Accel::Kvm => ("kvm", "host"),
         Accel::Tcg => ("tcg", "max,erms=off,fsrm=off"),
     };
-    add(&["-accel", accel, "-cpu", cpu, "-smp", &options.cpus.to_string()]);
+    add(&["-accel", accel, "-cpu", cpu, "-smp", &options.vcpus().to_string()]);
     add(&["-m", &format!("{}M", options.memory.div_ceil(MIB))]);
     for (id, descriptor) in
         [("channel", descriptors.channel), ("console", descriptors.console), ("qmp", descriptors.monitor)]

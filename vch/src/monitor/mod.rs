@@ -285,6 +285,7 @@ fn record(
         }
         _ => libc::SIGTERM,
     };
+    let stop_signal = options.process.stop_signal.unwrap_or(stop_signal);
     Ok(Record {
         id: id.to_owned(),
         name,
