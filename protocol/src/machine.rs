@@ -1,5 +1,6 @@
 //! The machine spec: all that a containerVM is told to be.
 
+use crate::network::Network;
 use crate::oci;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -30,6 +31,9 @@ pub struct MachineSpec {
     /// `--init=false` is for images that insist on being PID 1 (s6-overlay, systemd).
     #[serde(default)]
     pub init: bool,
+    /// Interfaces, and what `/etc/hosts` and its like say.
+    #[serde(default)]
+    pub network: Network,
 }
 
 /// Disks, named by the UUID in their filesystem's superblock.

@@ -3,6 +3,7 @@
 
 use crate::cgroup::Cgroup;
 use crate::failure::{Context, Failure};
+use crate::network::files::Mounts;
 use crate::process::{Container, Reporter, reset_signals};
 use crate::stdio::Theirs;
 use crate::user::User;
@@ -73,12 +74,14 @@ pub fn enter(
     cgroup.enter()?;
     new_namespaces(config)?;
     kernel_settings(config)?;
+    let files = Mounts::open(machine.network.names.as_ref(), config)?;
     change_root()?;
     umask(Mode::empty());
     for (index, mount) in config.mounts.iter().enumerate() {
         mounts::make(index, mount)?;
     }
     mounts::default_devices()?;
+    files.attach()?;
     let resolved = user::resolve(user.as_deref(), &process.user)?;
     install(process, &resolved, stdio, reporter, true)?;
     // The folders of `cwd` that are missing are root's, as runc makes them.

@@ -6,6 +6,7 @@
 //! - [`spec`], with docker's [`defaults`]: the machine spec that the guest gets
 //! - [`image`]: found in the store, or brought into it; [`layers`], [`scratch`]: the disks, [`disk`]: as QEMU gets them; [`boot`]: kernel or CD; [`accel`]: KVM or TCG
 //! - [`containers`]: their folders; [`name`]: their names; [`log`]: their output, kept
+//! - [`network`]: interfaces, published ports, and what `/etc/hosts` and its like say
 //! - [`monitor`]: the process that a container has on the host; [`conversation`]: what it says to the guest, in the protocol's order; [`execs`]: what runs beside the container's process
 //! - [`qemu`]: the command line; [`vm`]: the process; [`qmp`], [`console`]: what it says
 //! - [`client`]: the user's side of it; [`stdio`], [`terminal`], [`signals`], [`progress`]: the user
@@ -28,6 +29,7 @@ pub mod layers;
 pub mod log;
 pub mod monitor;
 pub mod name;
+pub mod network;
 pub mod options;
 pub mod progress;
 pub mod qemu;

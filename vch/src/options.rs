@@ -1,5 +1,7 @@
 //! What `vch run` can be told. Names and meanings are docker's where docker has them.
 
+pub mod network;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -153,6 +155,10 @@ pub struct RunOptions {
     /// A further argument for QEMU (repeatable)
     #[arg(long, value_name = "ARG", hide = true, allow_hyphen_values = true)]
     pub qemu_arg: Vec<String>,
+
+    /// Network and names.
+    #[command(flatten)]
+    pub network: network::NetworkOptions,
 
     /// Image to run: any [`image_builder::source::Reference`] but standard input.
     #[arg(skip)]

@@ -6,6 +6,7 @@ use protocol::oci::{ConsoleSize, Process, Root, Spec};
 use protocol::{Disks, MachineSpec, SPEC_VERSION};
 
 use crate::defaults;
+use crate::network;
 use crate::options::RunOptions;
 
 /// Version of the runtime-spec that the config is written by.
@@ -45,6 +46,7 @@ pub fn compose(
         process,
         root: Root { path: "rootfs".to_owned(), readonly: options.read_only },
         hostname: Some(hostname),
+        domainname: options.network.domainname.clone(),
         mounts: defaults::mounts(),
         linux: defaults::linux(),
         ..Spec::default()
@@ -52,7 +54,8 @@ pub fn compose(
     // No user is root with all of root's groups, as in docker.
     let user = options.user.as_ref().or(image.user().as_ref()).filter(|user| !user.is_empty());
     let user = Some(user.map_or("0", String::as_str).to_owned());
-    Ok(MachineSpec { version: SPEC_VERSION, config, disks, user, init: options.init })
+    let network = network::machine(&options.network, id)?;
+    Ok(MachineSpec { version: SPEC_VERSION, config, disks, user, init: options.init, network })
 }
 
 /// Entrypoint and command. A command of the user's takes the place of the image's; an entrypoint of the user's drops
@@ -82,15 +85,22 @@ fn cwd(image: &Config, options: &RunOptions) -> Result<String> {
 }
 
 fn hostname(options: &RunOptions, id: &str) -> Result<String> {
-    let Some(name) = &options.hostname else {
-        return Ok(id.chars().take(SHORT_ID).collect());
-    };
+    if let Some(domain) = &options.network.domainname {
+        host_name(domain)?;
+    }
+    match &options.hostname {
+        Some(name) => host_name(name),
+        None => Ok(id.chars().take(SHORT_ID).collect()),
+    }
+}
+
+fn host_name(name: &str) -> Result<String> {
     let label =
         |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     if name.len() > HOSTNAME || !name.split('.').all(label) {
         bail!("{name:?} is not a hostname: at most {HOSTNAME} letters, digits, - and .");
     }
-    Ok(name.clone())
+    Ok(name.to_owned())
 }
 
 /// Docker's own variables, the user's over them, and the image's where neither has spoken.

@@ -17,6 +17,7 @@ use crate::child;
 use crate::containers::{Container, sockets};
 use crate::disk::DiskFiles;
 use crate::layers::OpenLayer;
+use crate::network;
 use crate::options::RunOptions;
 use crate::qemu::{self, Descriptors};
 
@@ -88,6 +89,7 @@ impl Vm {
     ///
     /// # Errors
     /// QEMU is not installed or cannot be started. What QEMU itself finds wrong comes on [`Wires::errors`].
+    #[expect(clippy::too_many_arguments, reason = "a VM is made of many parts")]
     pub fn start(
         name: &str,
         home: Option<Home>,
@@ -96,6 +98,7 @@ impl Vm {
         boot: &Boot,
         scratch: &File,
         layers: &[OpenLayer],
+        network: &network::Host,
     ) -> Result<(Self, Wires)> {
         let (channel, theirs_channel) = line(home, CHANNEL)?;
         let (console, theirs_console) = line(home, CONSOLE)?;
@@ -103,7 +106,7 @@ impl Vm {
         // Others see by these that the VM lives, and that its layers are in use.
         let lock = home.map(|home| home.container.lock_vm()).transpose()?;
         let held = layers.iter().flat_map(|layer| &layer.held).chain(&lock);
-        let held: Vec<_> = held.map(File::as_raw_fd).collect();
+        let held: Vec<_> = held.map(File::as_raw_fd).chain(network.inherited()).collect();
         let cd = match boot {
             Boot::Iso { image, .. } => {
                 Some(File::open(image).with_context(|| format!("cannot open {}", image.display()))?)
@@ -120,6 +123,7 @@ impl Vm {
             scratch: scratch.as_raw_fd(),
             layers: disks.iter().map(DiskFiles::descriptors).collect(),
             cd: cd.as_ref().map(File::as_raw_fd),
+            nics: network.devices().to_vec(),
         };
         descriptors.make_room()?;
         let mut command = Command::new(QEMU);

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::network::publish::Port;
+
 /// What a container is. Written once, before its VM starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -24,6 +26,9 @@ pub struct Record {
     pub stop_signal: i32,
     /// Whether it goes when it has ended (`--rm`).
     pub remove: bool,
+    /// The ports of the host that lead to it.
+    #[serde(default)]
+    pub ports: Vec<Port>,
 }
 
 /// How a container is. Replaced as a whole at every change.

@@ -37,7 +37,7 @@ use crate::log::{Limits, Offsets, Writer};
 use crate::options::RunOptions;
 use crate::timeline::Clock;
 use crate::vm::{Home, Vm};
-use crate::{name, random, scratch, signal_names, spec};
+use crate::{name, network, random, scratch, signal_names, spec};
 
 pub use obey::asks_to_end;
 
@@ -181,13 +181,25 @@ fn start(
         return Ok(killed(signal, clock));
     }
 
-    let record = record(&id, name, options, &config, &machine, attach.stdin)?;
+    // Kept to the end: the ports are ours.
+    let exposed = config.exposed_ports().clone().unwrap_or_default();
+    let network = network::Host::open(&options.network, &id, &exposed, &store)?;
+    let mut record = record(&id, name, options, &config, &machine, attach.stdin)?;
+    record.ports = network.ports().to_vec();
     let container = containers.create(record)?;
     let lock = container.lock_monitor()?.context("someone else monitors the new container")?;
     let kept = kept.insert(Kept::open(container, lock, clients)?);
     let home = Home { container: &kept.container, outlives: life == Life::Own };
-    let (mut vm, wires) =
-        Vm::start(&kept.container.record.name, Some(home), options, accel, &boot, &scratch, &layers)?;
+    let (mut vm, wires) = Vm::start(
+        &kept.container.record.name,
+        Some(home),
+        options,
+        accel,
+        &boot,
+        &scratch,
+        &layers,
+        &network,
+    )?;
     clock.step("QEMU is started");
     drop(scratch);
     clients.tell(&ToClient::Created(id));
@@ -280,6 +292,7 @@ fn record(
         stdin,
         stop_signal,
         remove: options.rm,
+        ports: vec![],
     })
 }
 
