@@ -30,6 +30,7 @@ mod line;
 mod link;
 mod machine;
 mod message;
+pub mod network;
 pub mod oci;
 mod outgoing;
 mod resume;

@@ -1,5 +1,6 @@
 //! The machine spec: all that a containerVM is told to be.
 
+use crate::network::Network;
 use crate::oci;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -39,6 +40,9 @@ pub struct MachineSpec {
     /// `--init=false` is for images that insist on being PID 1 (s6-overlay, systemd).
     #[serde(default)]
     pub init: bool,
+    /// Interfaces, and what `/etc/hosts` and its like say.
+    #[serde(default)]
+    pub network: Network,
     /// Disks that keep what is written to them, mounted in this order, which has what is above before what is below.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
@@ -56,6 +60,7 @@ impl MachineSpec {
             devices: Vec::new(),
             seccomp: None,
             init: false,
+            network: Network::default(),
             volumes: Vec::new(),
         }
     }

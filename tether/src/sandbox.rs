@@ -3,6 +3,7 @@
 
 use crate::cgroup::Cgroup;
 use crate::failure::{Context, Failure};
+use crate::network::files::Mounts;
 use crate::process::{Container, Reporter, reset_signals};
 use crate::stdio::Theirs;
 use crate::user::User;
@@ -39,6 +40,7 @@ pub fn enter(
     lsm::apply(process)?;
     namespaces::enter(config)?;
     kernel_settings(config)?;
+    let files = Mounts::open(machine.network.names.as_ref(), config)?;
     change_root()?;
     umask(Mode::empty());
     for (index, mount) in config.mounts.iter().enumerate() {
@@ -47,6 +49,7 @@ pub fn enter(
     }
     volumes.attach_rest()?;
     devices::make(config)?;
+    files.attach()?;
     let resolved = user::resolve(user.as_deref(), groups, &process.user)?;
     install(process, &resolved, stdio, reporter, true)?;
     // The folders of `cwd` that are missing are root's, as runc makes them.

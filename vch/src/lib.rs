@@ -6,6 +6,7 @@
 //! - [`spec`], with docker's [`defaults`] and [`seccomp`] profile: the machine spec that the guest gets
 //! - [`image`]: found in the store, or brought into it; [`layers`], [`scratch`], [`volumes`]: the disks, [`mke2fs`]: new ones, [`disk`]: as QEMU gets them; [`boot`]: kernel or CD; [`accel`]: KVM or TCG
 //! - [`containers`]: their folders; [`name`]: their names; [`log`]: their output, kept
+//! - [`network`]: interfaces, published ports, and what `/etc/hosts` and its like say
 //! - [`monitor`]: the process that a container has on the host; [`conversation`]: what it says to the guest, in the protocol's order; [`execs`]: what runs beside the container's process
 //! - [`qemu`]: the command line; [`vm`]: the process; [`qmp`], [`console`]: what it says
 //! - [`line`]: between two processes of ours; [`client`]: the user's side of it; [`stdio`], [`terminal`], [`signals`], [`progress`]: the user
@@ -30,6 +31,7 @@ pub mod log;
 pub mod mke2fs;
 pub mod monitor;
 pub mod name;
+pub mod network;
 pub mod options;
 pub mod progress;
 pub mod qemu;

@@ -1,6 +1,7 @@
 //! What `vch run` can be told. Names and meanings are docker's where docker has them.
 
 pub mod limits;
+pub mod network;
 pub mod process;
 pub mod security;
 pub mod volumes;
@@ -176,6 +177,10 @@ pub struct RunOptions {
     /// A further argument for QEMU (repeatable)
     #[arg(long, value_name = "ARG", hide = true, allow_hyphen_values = true)]
     pub qemu_arg: Vec<String>,
+
+    /// Network and names.
+    #[command(flatten)]
+    pub network: network::NetworkOptions,
 
     /// Image to run: any [`image_builder::source::Reference`] but standard input.
     #[arg(skip)]

@@ -38,7 +38,7 @@ use crate::log::{Limits, Offsets, Writer};
 use crate::options::RunOptions;
 use crate::timeline::Clock;
 use crate::vm::{Home, Vm};
-use crate::{name, random, scratch, signal_names, spec, volumes};
+use crate::{name, network, random, scratch, signal_names, spec, volumes};
 
 pub use obey::asks_to_end;
 
@@ -184,7 +184,11 @@ fn start(
         return Ok(killed(signal, clock));
     }
 
+    // Kept to the end: the ports are ours.
+    let exposed = config.exposed_ports().clone().unwrap_or_default();
+    let network = network::Host::open(&options.network, &id, &exposed, &store)?;
     let mut record = record(&id, name, options, &config, &machine, attach.stdin)?;
+    record.ports = network.ports().to_vec();
     record.volumes = volumes.names();
     let container = containers.create(record)?;
     container.keep_machine(&machine)?;
@@ -201,6 +205,7 @@ fn start(
         &scratch,
         &layers,
         &volumes.volumes,
+        &network,
     )?;
     clock.step("QEMU is started");
     drop((scratch, volumes));
@@ -297,6 +302,7 @@ fn record(
         stop_signal,
         remove: options.rm,
         volumes: vec![],
+        ports: vec![],
     })
 }
 

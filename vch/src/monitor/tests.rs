@@ -157,6 +157,7 @@ fn container(store: &std::path::Path) -> Container {
         stop_signal: 15,
         remove: false,
         volumes: vec![],
+        ports: vec![],
     };
     Containers::of(store).create(record).unwrap()
 }
