@@ -24,6 +24,7 @@ mod disks;
 mod entropy;
 mod failure;
 mod kernel_log;
+mod line;
 mod modules;
 mod mounts;
 mod power;

@@ -7,7 +7,7 @@
 //! - [`image`]: found in the store, or brought into it; [`layers`], [`scratch`]: the disks, [`disk`]: as QEMU gets them; [`boot`]: kernel or CD; [`accel`]: KVM or TCG
 //! - [`containers`]: their folders; [`name`]: their names; [`log`]: their output, kept
 //! - [`monitor`]: the process that a container has on the host; [`conversation`]: what it says to the guest, in the protocol's order; [`execs`]: what runs beside the container's process
-//! - [`qemu`]: the command line; [`vm`]: the process; [`qmp`], [`console`]: what it says
+//! - [`transport`]: what carries the channel; [`qemu`]: the command line; [`vm`]: the process; [`qmp`], [`console`]: what it says
 //! - [`client`]: the user's side of it; [`stdio`], [`terminal`], [`signals`], [`progress`]: the user
 //! - [`exit`]: the outcome, its exit code and its sentence; [`timeline`]: what happened when
 
@@ -42,6 +42,7 @@ pub mod stdio;
 pub mod terminal;
 pub mod text;
 pub mod timeline;
+pub mod transport;
 pub mod vm;
 
 use std::os::unix::net::UnixStream;

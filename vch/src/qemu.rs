@@ -14,9 +14,8 @@ use crate::accel::Accel;
 use crate::boot::Boot;
 use crate::options::{Machine, RunOptions};
 use crate::size::MIB;
+use crate::transport::Device;
 
-/// The name that the guest finds its port by, in `/sys/class/virtio-ports/*/name`.
-pub const PORT: &str = "org.containervm.channel";
 /// PCI slots that are free on both machine types, and functions in each.
 const SLOTS: usize = 29;
 const FUNCTIONS: usize = 8;
@@ -29,14 +28,14 @@ pub const MOST_DISKS: usize = SLOTS * FUNCTIONS - 1;
 const SPARE: u64 = 256;
 
 /// The descriptors that QEMU inherits.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Descriptors {
     /// Whether the sockets listen, so that we can connect again and again.
     pub listening: bool,
     /// Those that are only held, for the locks on them.
     pub held: Vec<RawFd>,
-    /// The channel's socket.
-    pub channel: RawFd,
+    /// The channel's device.
+    pub channel: Device,
     /// The serial console's socket.
     pub console: RawFd,
     /// QMP's socket.
@@ -52,7 +51,7 @@ pub struct Descriptors {
 impl Descriptors {
     /// All of them.
     pub fn all(&self) -> Vec<RawFd> {
-        let fixed = [self.channel, self.console, self.monitor, self.scratch];
+        let fixed = [self.channel.descriptor(), self.console, self.monitor, self.scratch];
         let layers = self.layers.iter().flat_map(Disk::all);
         fixed.into_iter().chain(layers).chain(self.cd).chain(self.held.iter().copied()).collect()
     }
@@ -117,7 +116,14 @@ pub fn arguments(
     add(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-rtc", "base=utc"]);
     // A guest that breaks out of its devices finds a process that can start nothing and become nobody.
     add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
-    add(&["-machine", &machine(options.machine, boot)]);
+    let machine = machine(options.machine, boot);
+    let memory = options.memory.div_ceil(MIB);
+    if descriptors.channel.shares_memory() {
+        add(&["-object", &format!("memory-backend-memfd,id=memory,size={memory}M,share=on")]);
+        add(&["-machine", &format!("{machine},memory-backend=memory")]);
+    } else {
+        add(&["-machine", machine]);
+    }
     // max: images built for x86-64-v3 run under TCG, too. Without ERMS and FSRM the kernel copies by words, where
     // TCG would step through `rep movsb` byte by byte: 12 % of a boot's instructions (measured).
     let (accel, cpu) = match accel {
@@ -125,16 +131,14 @@ pub fn arguments(
         Accel::Tcg => ("tcg", "max,erms=off,fsrm=off"),
     };
     add(&["-accel", accel, "-cpu", cpu, "-smp", &options.cpus.to_string()]);
-    add(&["-m", &format!("{}M", options.memory.div_ceil(MIB))]);
-    for (id, descriptor) in
-        [("channel", descriptors.channel), ("console", descriptors.console), ("qmp", descriptors.monitor)]
-    {
-        let server = if descriptors.listening { ",server=on,wait=off" } else { "" };
+    add(&["-m", &format!("{memory}M")]);
+    let server = if descriptors.listening { ",server=on,wait=off" } else { "" };
+    for (id, descriptor) in [("console", descriptors.console), ("qmp", descriptors.monitor)] {
         add(&["-chardev", &format!("socket,id={id},fd={descriptor}{server}")]);
     }
     add(&["-mon", "chardev=qmp,mode=control", "-serial", "chardev:console"]);
-    let port = format!("virtserialport,bus=ports.0,chardev=channel,name={PORT}");
-    add(&["-device", &format!("virtio-serial-pci,id=ports,{}", address(0)), "-device", &port]);
+    let channel = descriptors.channel.arguments(server, &address(0));
+    add(&channel.iter().map(String::as_str).collect::<Vec<_>>());
     disks(descriptors, &mut add)?;
     start(boot, descriptors, &mut arguments);
     arguments.extend(options.qemu_arg.iter().map(OsString::from));
@@ -142,13 +146,12 @@ pub fn arguments(
 }
 
 /// Without the devices that a guest would only wait for: SATA's link alone costs 0.3 s (FINDINGS.md).
-fn machine(machine: Machine, boot: &Boot) -> String {
+fn machine(machine: Machine, boot: &Boot) -> &'static str {
     match (machine, boot) {
         (Machine::Q35, Boot::Direct { .. }) => "q35,usb=off,smbus=off,sata=off",
         (Machine::Q35, Boot::Iso { .. }) => "q35,usb=off,smbus=off",
         (Machine::Pc, _) => "pc,usb=off",
     }
-    .to_owned()
 }
 
 fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<()> {
@@ -156,6 +159,8 @@ fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<()>
     if count > MOST_DISKS {
         bail!("the image has {} layers, but the VM has room for {} at most", count - 1, MOST_DISKS - 1);
     }
+    // A slot whose first function is missing is not looked at.
+    let first = usize::from(descriptors.channel.is_pci());
     for i in 0..count {
         let node = format!("disk{i}");
         match i.checked_sub(1).map(|layer| &descriptors.layers[layer]) {
@@ -164,8 +169,10 @@ fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<()>
             Some(Disk::Vmdk(descriptor, parts)) => vmdk(&node, *descriptor, parts, add),
         }
         // "stop": a host that cannot read or write is not the guest's business; we hear of it by QMP and end the VM.
-        let device =
-            format!("virtio-blk-pci,drive={node},num-queues=1,rerror=stop,werror=stop,{}", address(i + 1));
+        let device = format!(
+            "virtio-blk-pci,drive={node},num-queues=1,rerror=stop,werror=stop,{}",
+            address(first + i)
+        );
         add(&["-device", &device]);
     }
     Ok(())
@@ -222,14 +229,24 @@ fn address(index: usize) -> String {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+    use std::fs::File;
 
     fn lines(layers: usize, boot: &Boot, options: &RunOptions) -> Result<Vec<String>> {
+        lines_with(|null| Device::Port(null.into()), layers, boot, options)
+    }
+
+    fn lines_with(
+        channel: fn(File) -> Device,
+        layers: usize,
+        boot: &Boot,
+        options: &RunOptions,
+    ) -> Result<Vec<String>> {
         let layers = (100..).take(layers).map(Disk::Raw).collect();
         let cd = matches!(boot, Boot::Iso { .. }).then_some(7);
         let descriptors = Descriptors {
             listening: true,
             held: vec![8],
-            channel: 3,
+            channel: channel(File::open("/dev/null")?),
             console: 4,
             monitor: 5,
             scratch: 6,
@@ -269,6 +286,22 @@ mod tests {
         assert!(lines(MOST_DISKS - 1, &direct(), &RunOptions::new("img")).is_ok());
         let error = lines(MOST_DISKS, &direct(), &RunOptions::new("img")).unwrap_err().to_string();
         assert!(error.contains("231 layers"), "{error}");
+    }
+
+    #[test]
+    fn a_channel_is_a_port_a_uart_or_a_socket() {
+        let line = |channel| lines_with(channel, 1, &direct(), &RunOptions::new("img")).unwrap().join(" ");
+        let port = line(|null| Device::Port(null.into()));
+        assert!(port.contains("virtserialport") && !port.contains("vsock"), "{port}");
+        let uart = line(|null| Device::Serial(null.into()));
+        assert!(!uart.contains("virtio-serial") && uart.contains("addr=2.0"), "{uart}");
+        let (console, channel) = (uart.find("chardev:console"), uart.find("chardev:channel"));
+        assert!(console.unwrap() < channel.unwrap(), "the first UART is the console: {uart}");
+        let vsock = line(|null| Device::Vhost(null, 70_000));
+        assert!(
+            vsock.contains("vhost-vsock-pci,guest-cid=70000,vhostfd=") && !vsock.contains("memfd"),
+            "{vsock}"
+        );
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::transport::Transport;
+
 /// What a container is. Written once, before its VM starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -24,6 +26,9 @@ pub struct Record {
     pub stop_signal: i32,
     /// Whether it goes when it has ended (`--rm`).
     pub remove: bool,
+    /// How its guest is spoken to.
+    #[serde(default)]
+    pub transport: Transport,
 }
 
 /// How a container is. Replaced as a whole at every change.

@@ -36,6 +36,7 @@ use crate::image::{self, Prepared};
 use crate::log::{Limits, Offsets, Writer};
 use crate::options::RunOptions;
 use crate::timeline::Clock;
+use crate::transport::Transport;
 use crate::vm::{Home, Vm};
 use crate::{name, random, scratch, signal_names, spec};
 
@@ -181,7 +182,8 @@ fn start(
         return Ok(killed(signal, clock));
     }
 
-    let record = record(&id, name, options, &config, &machine, attach.stdin)?;
+    let mut record = record(&id, name, options, &config, &machine, attach.stdin)?;
+    record.transport = options.channel.transport()?;
     let container = containers.create(record)?;
     let lock = container.lock_monitor()?.context("someone else monitors the new container")?;
     let kept = kept.insert(Kept::open(container, lock, clients)?);
@@ -280,6 +282,7 @@ fn record(
         stdin,
         stop_signal,
         remove: options.rm,
+        transport: Transport::default(),
     })
 }
 

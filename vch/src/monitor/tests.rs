@@ -21,6 +21,7 @@ use crate::exit::{End, Outcome};
 use crate::layers::OpenLayer;
 use crate::options::RunOptions;
 use crate::stdio::Stdio;
+use crate::transport::Line;
 use crate::vm::Wires;
 
 const MANY: usize = 10 << 20;
@@ -161,6 +162,7 @@ fn container(store: &std::path::Path) -> Container {
         stdin: true,
         stop_signal: 15,
         remove: false,
+        transport: crate::transport::Transport::default(),
     };
     Containers::of(store).create(record).unwrap()
 }
@@ -178,6 +180,7 @@ fn between(
     };
     let ((channel, theirs), (console, their_console), (monitor, their_monitor)) = (pair(), pair(), pair());
     let (errors, their_errors) = pipe().unwrap();
+    let channel = Line::stream(channel, false);
     let wires = Wires { channel, console, monitor, errors: Some(errors) };
     let far = Guest {
         link: GuestLink::guest(),
