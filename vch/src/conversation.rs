@@ -15,6 +15,7 @@ use protocol::{
 };
 
 use crate::execs::{self, Execs};
+use crate::transport::{Arrival, Line};
 
 /// The container's process, as the channel knows it.
 pub const SESSION: u32 = 0;
@@ -67,18 +68,18 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Will run `machine`, and send stdin if `stdin`.
+    /// Will run `machine`, and send stdin if `stdin`. The line may be `lossy`: then frames are checked.
     ///
     /// # Errors
     /// There are no random numbers; `linux.seccomp` means nothing.
-    pub fn new(mut machine: MachineSpec, stdin: bool) -> Result<Self> {
+    pub fn new(mut machine: MachineSpec, stdin: bool, lossy: bool) -> Result<Self> {
         crate::seccomp::lower(&mut machine)?;
         let nonce = crate::random::bytes().context("cannot read random numbers")?;
         let seed = Seed(crate::random::bytes().context("cannot read random numbers")?);
         Ok(Self {
             checked: machine.disks.layers.iter().map(|layer| layer.verity.is_some()).collect(),
             damaged: Vec::new(),
-            link: HostLink::host(nonce, false),
+            link: HostLink::host(nonce, lossy),
             execs: Execs::default(),
             phase: Phase::Booting,
             start: Some(Box::new(Start { machine, time: 0, seed, stdin })),
@@ -90,17 +91,18 @@ impl Conversation {
         })
     }
 
-    /// Goes on with a guest that has `kept` so much of its output with us, in `phase`, which is not [`Phase::Booting`].
+    /// Goes on with a guest that has `kept` so much of its output with us, in `phase`, which is not [`Phase::Booting`]; the
+    /// line may be `lossy`.
     ///
     /// # Errors
     /// There are no random numbers.
-    pub fn adopting(kept: Kept, phase: Phase) -> Result<Self> {
+    pub fn adopting(kept: Kept, phase: Phase, lossy: bool) -> Result<Self> {
         let nonce = crate::random::bytes().context("cannot read random numbers")?;
         Ok(Self {
             // It is not known which layers have a hash tree.
             checked: vec![true; MOST_LAYERS],
             damaged: Vec::new(),
-            link: HostLink::adopting(nonce, false, kept),
+            link: HostLink::adopting(nonce, lossy, kept),
             execs: Execs::default(),
             phase,
             start: None,
@@ -122,13 +124,13 @@ impl Conversation {
         &self.phase
     }
 
-    /// Takes bytes from the channel.
+    /// Takes what has come of the channel, bytes in `chunk` among it.
     ///
     /// # Errors
     /// The guest says what tether would not.
-    pub fn receive(&mut self, bytes: &[u8]) -> Result<()> {
+    pub fn receive(&mut self, arrival: Arrival, chunk: &[u8]) -> Result<()> {
         const BROKEN: &str = "the guest broke the channel's protocol";
-        self.link.receive(bytes).context(BROKEN)?;
+        Line::tell(arrival, chunk, &mut self.link).context(BROKEN)?;
         while let Some(event) = self.link.event().context(BROKEN)? {
             match event {
                 Event::Connected(_) => {

@@ -74,7 +74,7 @@ fn resume(kept: &mut Kept, clients: &mut Clients, wires: Wires) -> Result<crate:
         ((SESSION, Stream::Stdout), offsets.stdout),
         ((SESSION, Stream::Stderr), offsets.stderr),
     ]);
-    let talk = Conversation::adopting(has, phase)?;
+    let talk = Conversation::adopting(has, phase, wires.channel.is_lossy())?;
     let mut relay = Relay::over(talk, wires, &kept.container, clients, &mut kept.log, Clock::start());
     relay.deadline = deadline;
     relay.run()

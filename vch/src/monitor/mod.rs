@@ -190,6 +190,7 @@ fn start(
     let mut record = record(&id, name, options, &config, &machine, attach.stdin)?;
     record.ports = network.ports().to_vec();
     record.volumes = volumes.names();
+    record.transport = options.channel.transport()?;
     let container = containers.create(record)?;
     container.keep_machine(&machine)?;
     volumes.keep();
@@ -292,8 +293,6 @@ fn record(
     };
     let stop_signal = options.process.stop_signal.unwrap_or(stop_signal);
     Ok(Record {
-        id: id.to_owned(),
-        name,
         image: options.image.clone(),
         command: machine.config.process.args.clone(),
         created: now(),
@@ -301,8 +300,7 @@ fn record(
         stdin,
         stop_signal,
         remove: options.rm,
-        volumes: vec![],
-        ports: vec![],
+        ..Record::new(id.to_owned(), name)
     })
 }
 
