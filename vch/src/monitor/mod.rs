@@ -187,12 +187,14 @@ fn start(
     container.keep_machine(&machine)?;
     let lock = container.lock_monitor()?.context("someone else monitors the new container")?;
     let kept = kept.insert(Kept::open(container, lock, clients)?);
+    // Whoever has asked for it can find it from now on, whatever becomes of this process.
+    clients.tell(&ToClient::Created(id));
+    clients.flush();
     let home = Home { container: &kept.container, outlives: life == Life::Own };
     let (mut vm, wires) =
         Vm::start(&kept.container.record.name, Some(home), options, accel, &boot, &scratch, &layers)?;
     clock.step("QEMU is started");
     drop(scratch);
-    clients.tell(&ToClient::Created(id));
     let plan = Plan {
         machine,
         layers,
