@@ -15,6 +15,7 @@
     )
 )]
 
+mod attributes;
 mod boot;
 mod capabilities;
 mod cgroup;
@@ -36,6 +37,7 @@ mod timeline;
 mod uevents;
 mod user;
 mod verity;
+mod volumes;
 
 use channel::Channel;
 use failure::Failure;
@@ -43,6 +45,7 @@ use protocol::{MachineSpec, SPEC_VERSION, Stage, Start, ToGuest, ToHost};
 use relay::Relay;
 use timeline::Timeline;
 use verity::Verity;
+use volumes::Volumes;
 
 fn main() {
     power::off_on_panic();
@@ -88,7 +91,7 @@ fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> 
     timeline::set_clock(time)?;
     entropy::mix_in(&seed)?;
     boot::bring_loopback_up()?;
-    let mut disks = disks::find(&machine.disks)?;
+    let mut disks = disks::find(&machine.disks, &machine.volumes)?;
     timeline.step("disks");
     let mut verity = Verity::open(&machine.disks.layers, &mut disks.layers)?;
     let outcome = run(channel, timeline, &machine, stdin, &disks, &mut verity);
@@ -111,14 +114,17 @@ fn run(
 ) -> Result<(), Failure> {
     let root = root::Root::assemble(disks)?;
     timeline.step("root");
+    let volumes = Volumes::mount(&machine.volumes, &disks.volumes)?;
     let cgroup = cgroup::Cgroup::create()?;
     let outcome = process::watch_for_deaths().and_then(|deaths| {
         let process = process::start(machine, stdin, &cgroup)?;
         Relay::new(channel, machine, &cgroup, verity, timeline, deaths, process)?.run()
     });
     // However it went: a disk is unmounted only when the last process that sees it is gone.
-    let cleaned = process::end_all(cgroup).and_then(|()| root.disassemble());
-    outcome.and(cleaned)
+    let ended = process::end_all(cgroup);
+    let unmounted = volumes.unmount();
+    let cleaned = ended.and_then(|()| root.disassemble());
+    outcome.and(unmounted).and(cleaned)
 }
 
 fn receive_start(channel: &mut Channel) -> Result<Start, Failure> {

@@ -6,7 +6,7 @@ use crate::failure::{Context, Failure};
 use crate::process::{Container, Reporter, reset_signals};
 use crate::stdio::Theirs;
 use crate::user::User;
-use crate::{boot, capabilities, mounts, root, stdio, user};
+use crate::{boot, capabilities, mounts, root, stdio, user, volumes};
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -71,13 +71,16 @@ pub fn enter(
     setsid().at(Config, || "starting a session")?;
     reset_signals().at(Config, || "resetting signals")?;
     cgroup.enter()?;
+    let mut volumes = volumes::Detached::prepare(&machine.volumes)?;
     new_namespaces(config)?;
     kernel_settings(config)?;
     change_root()?;
     umask(Mode::empty());
     for (index, mount) in config.mounts.iter().enumerate() {
+        volumes.attach_above(&mount.destination)?;
         mounts::make(index, mount)?;
     }
+    volumes.attach_rest()?;
     mounts::default_devices()?;
     let resolved = user::resolve(user.as_deref(), &process.user)?;
     install(process, &resolved, stdio, reporter, true)?;

@@ -4,7 +4,7 @@
 //!
 //! - [`options`]: what can be asked for; [`size`]: docker's size words; [`commands`]: `vch ps` and the others
 //! - [`spec`], with docker's [`defaults`]: the machine spec that the guest gets
-//! - [`image`]: found in the store, or brought into it; [`layers`], [`scratch`]: the disks, [`disk`]: as QEMU gets them; [`boot`]: kernel or CD; [`accel`]: KVM or TCG
+//! - [`image`]: found in the store, or brought into it; [`layers`], [`scratch`], [`volumes`]: the disks, [`mke2fs`]: new ones, [`disk`]: as QEMU gets them; [`boot`]: kernel or CD; [`accel`]: KVM or TCG
 //! - [`containers`]: their folders; [`name`]: their names; [`log`]: their output, kept
 //! - [`monitor`]: the process that a container has on the host; [`conversation`]: what it says to the guest, in the protocol's order; [`execs`]: what runs beside the container's process
 //! - [`qemu`]: the command line; [`vm`]: the process; [`qmp`], [`console`]: what it says
@@ -27,6 +27,7 @@ pub mod image;
 pub mod layers;
 pub mod line;
 pub mod log;
+pub mod mke2fs;
 pub mod monitor;
 pub mod name;
 pub mod options;
@@ -44,6 +45,7 @@ pub mod terminal;
 pub mod text;
 pub mod timeline;
 pub mod vm;
+pub mod volumes;
 
 use std::os::unix::net::UnixStream;
 use std::thread;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use vch::commands::{attach, exec, kill, logs, ps, rm, run, stop, wait};
+use vch::commands::{attach, exec, kill, logs, ps, rm, run, stop, volume, wait};
 use vch::containers::Containers;
 use vch::exit::OURS;
 use vch::monitor::{self, Life};
@@ -53,6 +53,9 @@ enum Command {
     Wait(wait::Options),
     /// Remove containers
     Rm(rm::Options),
+    /// Manage volumes
+    #[command(subcommand)]
+    Volume(volume::Command),
     /// For `vch run`: monitor a new container; stdin is the line to the first client
     #[command(hide = true)]
     Monitor(Box<Arguments>),
@@ -94,6 +97,7 @@ fn obey(command: Command) -> Result<u8> {
         Command::Kill(options) => kill::run(&options, say),
         Command::Wait(options) => wait::run(&options, say),
         Command::Rm(options) => rm::run(&options, say),
+        Command::Volume(command) => volume::run(&command, say),
         Command::Monitor(arguments) => {
             let first = std::io::stdin().as_fd().try_clone_to_owned().context("there is no client")?;
             let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;

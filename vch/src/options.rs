@@ -1,5 +1,7 @@
 //! What `vch run` can be told. Names and meanings are docker's where docker has them.
 
+pub mod volumes;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -89,6 +91,10 @@ pub struct RunOptions {
     /// Size of the disk that takes what the container writes; it is sparse, and gone with the VM
     #[arg(long, value_name = "SIZE", default_value = "1g", value_parser = scratch)]
     pub scratch_size: u64,
+
+    /// Volumes.
+    #[command(flatten)]
+    pub volumes: volumes::VolumeOptions,
 
     /// Filesystem of the layer disks: erofs, or ext4 for a kernel without EROFS
     #[arg(long, value_name = "FILESYSTEM", default_value = "erofs")]

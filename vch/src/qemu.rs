@@ -45,6 +45,8 @@ pub struct Descriptors {
     pub scratch: RawFd,
     /// The layer disks.
     pub layers: Vec<Disk>,
+    /// The volumes' disks, and whether each is only read.
+    pub volumes: Vec<(RawFd, bool)>,
     /// The CD.
     pub cd: Option<RawFd>,
 }
@@ -54,7 +56,14 @@ impl Descriptors {
     pub fn all(&self) -> Vec<RawFd> {
         let fixed = [self.channel, self.console, self.monitor, self.scratch];
         let layers = self.layers.iter().flat_map(Disk::all);
-        fixed.into_iter().chain(layers).chain(self.cd).chain(self.held.iter().copied()).collect()
+        let volumes = self.volumes.iter().map(|(disk, _)| *disk);
+        fixed
+            .into_iter()
+            .chain(layers)
+            .chain(volumes)
+            .chain(self.cd)
+            .chain(self.held.iter().copied())
+            .collect()
     }
 
     /// Lets QEMU have as many descriptors as it needs, where the limit can be raised: for each it gets, it opens two more.
@@ -152,16 +161,25 @@ fn machine(machine: Machine, boot: &Boot) -> String {
 }
 
 fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<()> {
-    let count = descriptors.layers.len() + 1;
+    let Descriptors { layers, volumes, .. } = descriptors;
+    let count = layers.len() + volumes.len() + 1;
     if count > MOST_DISKS {
-        bail!("the image has {} layers, but the VM has room for {} at most", count - 1, MOST_DISKS - 1);
+        bail!(
+            "the image has {} layers and the container {} volumes, but the VM has room for {} disks at most",
+            layers.len(),
+            volumes.len(),
+            MOST_DISKS - 1
+        );
     }
     for i in 0..count {
         let node = format!("disk{i}");
-        match i.checked_sub(1).map(|layer| &descriptors.layers[layer]) {
-            None => file(&node, descriptors.scratch, false, add),
-            Some(Disk::Raw(descriptor)) => file(&node, *descriptor, true, add),
-            Some(Disk::Vmdk(descriptor, parts)) => vmdk(&node, *descriptor, parts, add),
+        let layer = i.checked_sub(1).and_then(|i| layers.get(i));
+        let volume = i.checked_sub(1 + layers.len()).and_then(|i| volumes.get(i));
+        match (layer, volume) {
+            (Some(Disk::Raw(descriptor)), _) => file(&node, *descriptor, true, Kept::No, add),
+            (Some(Disk::Vmdk(descriptor, parts)), _) => vmdk(&node, *descriptor, parts, add),
+            (_, Some((descriptor, read_only))) => file(&node, *descriptor, *read_only, Kept::Yes, add),
+            _ => file(&node, descriptors.scratch, false, Kept::No, add),
         }
         // "stop": a host that cannot read or write is not the guest's business; we hear of it by QMP and end the VM.
         let device =
@@ -171,12 +189,20 @@ fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<()>
     Ok(())
 }
 
-/// Makes `descriptor` the block node `node`. Flushes are not passed on: the scratch disk dies with the VM.
-fn file(node: &str, descriptor: RawFd, read_only: bool, add: &mut impl FnMut(&[&str])) {
+/// Whether what is written to a disk is of use when the VM is gone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// Then flushes are not passed on.
+    No,
+    Yes,
+}
+
+/// Makes `descriptor` the block node `node`.
+fn file(node: &str, descriptor: RawFd, read_only: bool, kept: Kept, add: &mut impl FnMut(&[&str])) {
     hand_over(descriptor, add);
     let node = json!({
         "driver": "file", "node-name": node, "filename": path(descriptor),
-        "read-only": read_only, "discard": "unmap", "cache": {"no-flush": true},
+        "read-only": read_only, "discard": "unmap", "cache": {"no-flush": kept == Kept::No},
     });
     add(&["-blockdev", &node.to_string()]);
 }
@@ -206,7 +232,7 @@ fn start(boot: &Boot, descriptors: &Descriptors, arguments: &mut Vec<OsString>) 
     }
     if let Some(cd) = descriptors.cd {
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
-        file("cd", cd, true, &mut add);
+        file("cd", cd, true, Kept::No, &mut add);
         add(&["-device", "ide-cd,bus=ide.0,drive=cd,bootindex=0"]);
     }
 }
@@ -234,6 +260,7 @@ mod tests {
             monitor: 5,
             scratch: 6,
             layers,
+            volumes: vec![],
             cd,
         };
         let arguments = arguments("x", options, Accel::Tcg, boot, &descriptors)?;

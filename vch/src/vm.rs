@@ -19,6 +19,7 @@ use crate::disk::DiskFiles;
 use crate::layers::OpenLayer;
 use crate::options::RunOptions;
 use crate::qemu::{self, Descriptors};
+use crate::volumes::attach::OpenVolume;
 
 const CHANNEL: &str = "channel";
 const CONSOLE: &str = "console";
@@ -88,6 +89,7 @@ impl Vm {
     ///
     /// # Errors
     /// QEMU is not installed or cannot be started. What QEMU itself finds wrong comes on [`Wires::errors`].
+    #[expect(clippy::too_many_arguments, reason = "each is a thing of its own")]
     pub fn start(
         name: &str,
         home: Option<Home>,
@@ -96,13 +98,15 @@ impl Vm {
         boot: &Boot,
         scratch: &File,
         layers: &[OpenLayer],
+        volumes: &[OpenVolume],
     ) -> Result<(Self, Wires)> {
         let (channel, theirs_channel) = line(home, CHANNEL)?;
         let (console, theirs_console) = line(home, CONSOLE)?;
         let (monitor, theirs_monitor) = line(home, QMP)?;
-        // Others see by these that the VM lives, and that its layers are in use.
+        // Others see by these that the VM lives, and that its layers and volumes are in use.
         let lock = home.map(|home| home.container.lock_vm()).transpose()?;
         let held = layers.iter().flat_map(|layer| &layer.held).chain(&lock);
+        let held = held.chain(volumes.iter().map(|volume| &volume.held));
         let held: Vec<_> = held.map(File::as_raw_fd).collect();
         let cd = match boot {
             Boot::Iso { image, .. } => {
@@ -119,6 +123,7 @@ impl Vm {
             monitor: theirs_monitor.as_raw_fd(),
             scratch: scratch.as_raw_fd(),
             layers: disks.iter().map(DiskFiles::descriptors).collect(),
+            volumes: volumes.iter().map(|volume| (volume.disk.as_raw_fd(), volume.spec.shared)).collect(),
             cd: cd.as_ref().map(File::as_raw_fd),
         };
         descriptors.make_room()?;

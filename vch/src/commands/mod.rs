@@ -9,6 +9,7 @@ pub mod rm;
 pub mod run;
 pub mod stop;
 pub mod time;
+pub mod volume;
 pub mod wait;
 
 use std::path::PathBuf;

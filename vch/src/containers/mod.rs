@@ -32,6 +32,8 @@ use serde::de::DeserializeOwned;
 
 pub use record::{Exit, Record, State};
 
+use crate::volumes::Volumes;
+
 /// What folders and files are called until they are whole.
 const PENDING: &str = ".pending-";
 const RECORD: &str = "container.json";
@@ -212,6 +214,11 @@ impl Container {
         Ok(i32::from(found.l_type) != libc::F_UNLCK)
     }
 
+    /// The store that it is in.
+    pub fn store(&self) -> &Path {
+        self.dir.parent().and_then(Path::parent).unwrap_or(&self.dir)
+    }
+
     /// Where its output is.
     pub fn log(&self) -> PathBuf {
         self.dir.join("output.log")
@@ -247,6 +254,15 @@ impl Container {
             .with_context(|| format!("cannot remove {}", self.dir.display()))
     }
 
+    /// Removes the folder, and those of its volumes that have no name.
+    ///
+    /// # Errors
+    /// As [`Self::remove`]; a volume cannot be removed.
+    pub fn remove_with_volumes(&self) -> Result<()> {
+        self.remove()?;
+        Volumes::of(self.store()).remove_anonymous(&self.record.volumes)
+    }
+
     fn fill(&self) -> Result<()> {
         write(&self.dir.join(RECORD), &self.record)?;
         self.set_state(&State::Created)?;
@@ -265,12 +281,12 @@ fn is_id(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
-fn private_dir(dir: &Path, parents: bool) -> Result<()> {
+pub(crate) fn private_dir(dir: &Path, parents: bool) -> Result<()> {
     let made = DirBuilder::new().recursive(parents).mode(0o700).create(dir);
     made.with_context(|| format!("cannot make {}", dir.display()))
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let read = || {
         let file = match File::open(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),

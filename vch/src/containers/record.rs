@@ -24,6 +24,9 @@ pub struct Record {
     pub stop_signal: i32,
     /// Whether it goes when it has ended (`--rm`).
     pub remove: bool,
+    /// The names of its volumes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<String>,
 }
 
 /// How a container is. Replaced as a whole at every change.

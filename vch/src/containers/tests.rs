@@ -13,6 +13,7 @@ fn record(name: &str) -> Record {
         stdin: false,
         stop_signal: 15,
         remove: false,
+        volumes: vec![],
     }
 }
 

@@ -97,7 +97,7 @@ pub fn settle(container: &Container) -> Result<State> {
         container.set_state(&state)?;
     }
     if container.record.remove {
-        container.remove()?;
+        container.remove_with_volumes()?;
     }
     Ok(state)
 }

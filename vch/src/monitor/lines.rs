@@ -125,7 +125,9 @@ impl Relay<'_> {
                 Event::Shutdown(reason) => self.shutdown = Some(reason),
                 Event::Resumed => self.talk.refresh()?,
                 Event::DiskError { no_space: true, .. } => {
-                    return Err(anyhow!("the host's disk is full: the VM's scratch disk could not grow"));
+                    return Err(anyhow!(
+                        "the host's disk is full: the VM's scratch disk, or a volume, could not grow"
+                    ));
                 }
                 Event::DiskError { reason, .. } => {
                     return Err(anyhow!("the host could not give the VM its disk ({reason})"));

@@ -38,7 +38,7 @@ use crate::log::{Limits, Offsets, Writer};
 use crate::options::RunOptions;
 use crate::timeline::Clock;
 use crate::vm::{Home, Vm};
-use crate::{name, random, scratch, signal_names, spec};
+use crate::{name, random, scratch, signal_names, spec, volumes};
 
 pub use obey::asks_to_end;
 
@@ -106,7 +106,7 @@ fn finish(result: &Result<Outcome>, clients: &mut Clients, kept: Option<Kept>) -
     clients.finish(&ended, Some(&log), || {
         if container.record.remove {
             // What cannot be removed is an ended container, which `vch rm` says more of.
-            let _ = container.remove();
+            let _ = container.remove_with_volumes();
         }
     })
 }
@@ -170,7 +170,9 @@ fn start(
     let uuid = Uuid::from_bytes(random::bytes()?);
     let in_spec = layers.iter().map(|layer| layer.spec(options.verity)).collect::<Result<_>>()?;
     let disks = Disks { layers: in_spec, scratch: uuid };
-    let machine = spec::compose(&config, options, &id, disks, attach.size, host_variable)?;
+    let mut machine = spec::compose(&config, options, &id, disks, attach.size, host_variable)?;
+    let mut volumes = volumes::attach::attach(&store, options.volumes.all(), &config)?;
+    volumes.tell(&mut machine);
     let length = serde_json::to_vec(&machine)?.len();
     ensure!(
         length <= MOST_SPEC,
@@ -182,19 +184,29 @@ fn start(
         return Ok(killed(signal, clock));
     }
 
-    let record = record(&id, name, options, &config, &machine, attach.stdin)?;
+    let mut record = record(&id, name, options, &config, &machine, attach.stdin)?;
+    record.volumes = volumes.names();
     let container = containers.create(record)?;
     container.keep_machine(&machine)?;
+    volumes.keep();
     let lock = container.lock_monitor()?.context("someone else monitors the new container")?;
     let kept = kept.insert(Kept::open(container, lock, clients)?);
     // Whoever has asked for it can find it from now on, whatever becomes of this process.
     clients.tell(&ToClient::Created(id));
     clients.flush();
     let home = Home { container: &kept.container, outlives: life == Life::Own };
-    let (mut vm, wires) =
-        Vm::start(&kept.container.record.name, Some(home), options, accel, &boot, &scratch, &layers)?;
+    let (mut vm, wires) = Vm::start(
+        &kept.container.record.name,
+        Some(home),
+        options,
+        accel,
+        &boot,
+        &scratch,
+        &layers,
+        &volumes.volumes,
+    )?;
     clock.step("QEMU is started");
-    drop(scratch);
+    drop((scratch, volumes));
     let plan = Plan {
         machine,
         layers,
@@ -285,6 +297,7 @@ fn record(
         stdin,
         stop_signal,
         remove: options.rm,
+        volumes: vec![],
     })
 }
 

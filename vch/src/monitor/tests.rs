@@ -146,6 +146,7 @@ fn plan(boot_timeout: Duration) -> Plan {
         disks: Disks { layers: vec![layer.spec(true).unwrap()], scratch: Uuid::nil() },
         user: None,
         init: true,
+        volumes: vec![],
     };
     Plan { machine, layers: vec![layer], stdin: true, debug: false, boot_timeout }
 }
@@ -161,6 +162,7 @@ fn container(store: &std::path::Path) -> Container {
         stdin: true,
         stop_signal: 15,
         remove: false,
+        volumes: vec![],
     };
     Containers::of(store).create(record).unwrap()
 }

@@ -190,7 +190,8 @@ impl Bench {
         let boot = vch::boot::Boot::find(&options, accel)?;
         let scratch = tempfile::tempfile().context("making a temporary file")?;
         let (before, start) = (cpu_of_children()?, Instant::now());
-        let (mut vm, mut wires) = vch::vm::Vm::start("floor", None, &options, accel, &boot, &scratch, &[])?;
+        let (mut vm, mut wires) =
+            vch::vm::Vm::start("floor", None, &options, accel, &boot, &scratch, &[], &[])?;
         if let Some(trouble) = vm.wait()? {
             bail!("the floor's VM: {trouble}");
         }
