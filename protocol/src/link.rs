@@ -193,6 +193,12 @@ impl<In: DeserializeOwned, Out: Serialize> Link<In, Out> {
         Ok(())
     }
 
+    /// How many bytes of control messages there have been to the other side, those of hosts before this one that the guest
+    /// has taken included.
+    pub fn said(&self) -> u64 {
+        self.table.control_out.end()
+    }
+
     /// How many bytes of control messages wait to be sent, or for the other side's word that it has taken them.
     pub fn unheard(&self) -> usize {
         usize::try_from(self.table.control_out.unused()).unwrap_or(usize::MAX)

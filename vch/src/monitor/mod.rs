@@ -196,6 +196,9 @@ fn start(
     volumes.keep();
     let lock = container.lock_monitor()?.context("someone else monitors the new container")?;
     let kept = kept.insert(Kept::open(container, lock, clients)?);
+    // Whoever has asked for it can find it from now on, whatever becomes of this process.
+    clients.tell(&ToClient::Created(id));
+    clients.flush();
     let home = Home { container: &kept.container, outlives: life == Life::Own };
     let (mut vm, wires) = Vm::start(
         &kept.container.record.name,
@@ -210,7 +213,6 @@ fn start(
     )?;
     clock.step("QEMU is started");
     drop((scratch, volumes));
-    clients.tell(&ToClient::Created(id));
     let plan = Plan {
         machine,
         layers,
