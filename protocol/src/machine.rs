@@ -1,5 +1,6 @@
 //! The machine spec: all that a containerVM is told to be.
 
+use crate::network::Network;
 use crate::oci;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -39,6 +40,12 @@ pub struct MachineSpec {
     /// `--init=false` is for images that insist on being PID 1 (s6-overlay, systemd).
     #[serde(default)]
     pub init: bool,
+    /// Interfaces, and what `/etc/hosts` and its like say.
+    #[serde(default)]
+    pub network: Network,
+    /// Disks that keep what is written to them, mounted in this order, which has what is above before what is below.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
 }
 
 impl MachineSpec {
@@ -53,6 +60,8 @@ impl MachineSpec {
             devices: Vec::new(),
             seccomp: None,
             init: false,
+            network: Network::default(),
+            volumes: Vec::new(),
         }
     }
 }
@@ -98,6 +107,28 @@ pub struct Layer {
     /// The hash tree that every block read of it is checked with; without one, nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verity: Option<Verity>,
+}
+
+/// A disk that outlives the machine: an ext4 whose folder `data` the container sees at `destination`. (So `lost+found` does
+/// not show.) Without that folder it was never filled, and is, where it can be written to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Volume {
+    /// For people.
+    pub name: String,
+    /// What it is found by.
+    pub uuid: Uuid,
+    /// Where, absolute in the container; made if missing.
+    pub destination: String,
+    /// Whether the container may not write to it.
+    #[serde(default)]
+    pub readonly: bool,
+    /// Whether the disk itself cannot be written to, so that several machines may have it.
+    #[serde(default)]
+    pub shared: bool,
+    /// Whether it shall not get what the image has at `destination`, when it is empty.
+    #[serde(default)]
+    pub nocopy: bool,
 }
 
 /// A disk's hash tree for dm-verity (Linux, `Documentation/admin-guide/device-mapper/verity.rst`, whose names these are):

@@ -15,6 +15,7 @@
     )
 )]
 
+mod attributes;
 mod boot;
 mod capabilities;
 mod cgroup;
@@ -27,11 +28,13 @@ mod disks;
 mod entropy;
 mod failure;
 mod kernel_log;
+mod line;
 mod lsm;
 mod modules;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod network;
 mod power;
 mod process;
 mod relay;
@@ -45,13 +48,16 @@ mod timeline;
 mod uevents;
 mod user;
 mod verity;
+mod volumes;
 
 use channel::Channel;
 use failure::Failure;
+use network::Network;
 use protocol::{MachineSpec, SPEC_VERSION, Stage, Start, ToGuest, ToHost};
 use relay::Relay;
 use timeline::Timeline;
 use verity::Verity;
+use volumes::Volumes;
 
 fn main() {
     power::off_on_panic();
@@ -93,15 +99,19 @@ fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> 
         modules::load_verity()?;
         timeline.step("verity modules");
     }
+    network::load_modules(&machine)?;
     boot::empty_the_initramfs();
     timeline::set_clock(time)?;
     entropy::mix_in(&seed)?;
     boot::bring_loopback_up()?;
+    let mut network = Network::begin(&machine)?;
+    timeline.step("network");
     devices::add_the_machines(&mut machine)?;
-    let mut disks = disks::find(&machine.disks)?;
+    let mut disks = disks::find(&machine.disks, &machine.volumes)?;
     timeline.step("disks");
     let mut verity = Verity::open(&machine.disks.layers, &mut disks.layers)?;
-    let outcome = run(channel, timeline, &machine, stdin, &disks, &mut verity);
+    let outcome = run(channel, timeline, &machine, stdin, &disks, &mut verity, &mut network);
+    network.release();
     if let Some(verity) = &mut verity {
         verity.tell(channel)?; // it may be why
     }
@@ -118,17 +128,22 @@ fn run(
     stdin: bool,
     disks: &disks::Disks,
     verity: &mut Option<Verity>,
+    network: &mut Network,
 ) -> Result<(), Failure> {
     let root = root::Root::assemble(disks)?;
     timeline.step("root");
+    let volumes = Volumes::mount(&machine.volumes, &disks.volumes)?;
     let cgroup = cgroup::Cgroup::create(&machine.config.linux)?;
-    let outcome = process::watch_for_deaths().and_then(|deaths| {
+    let outcome = network.finish(machine).and_then(|()| process::watch_for_deaths()).and_then(|deaths| {
         let process = process::start(machine, stdin, &cgroup)?;
-        Relay::new(channel, machine, &cgroup, verity, timeline, deaths, process)?.run()
+        let relay = Relay::new(channel, machine, &cgroup, verity, timeline, deaths, process)?;
+        relay.with_network(network).run()
     });
     // However it went: a disk is unmounted only when the last process that sees it is gone.
-    let cleaned = process::end_all(cgroup).and_then(|()| root.disassemble());
-    outcome.and(cleaned)
+    let ended = process::end_all(cgroup);
+    let unmounted = volumes.unmount();
+    let cleaned = ended.and_then(|()| root.disassemble());
+    outcome.and(unmounted).and(cleaned)
 }
 
 fn receive_start(channel: &mut Channel) -> Result<Start, Failure> {

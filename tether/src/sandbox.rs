@@ -3,10 +3,13 @@
 
 use crate::cgroup::Cgroup;
 use crate::failure::{Context, Failure};
+use crate::network::files::Mounts;
 use crate::process::{Container, Reporter, reset_signals};
 use crate::stdio::Theirs;
 use crate::user::User;
-use crate::{capabilities, devices, lsm, mounts, namespaces, root, scheduling, seccomp, stdio, user};
+use crate::{
+    capabilities, devices, lsm, mounts, namespaces, root, scheduling, seccomp, stdio, user, volumes,
+};
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -32,16 +35,21 @@ pub fn enter(
     setsid().at(Config, || "starting a session")?;
     reset_signals().at(Config, || "resetting signals")?;
     cgroup.enter()?;
+    let mut volumes = volumes::Detached::prepare(&machine.volumes)?;
     scheduling::apply(process)?;
     lsm::apply(process)?;
     namespaces::enter(config)?;
     kernel_settings(config)?;
+    let files = Mounts::open(machine.network.names.as_ref(), config)?;
     change_root()?;
     umask(Mode::empty());
     for (index, mount) in config.mounts.iter().enumerate() {
+        volumes.attach_above(&mount.destination)?;
         mounts::make(index, mount)?;
     }
+    volumes.attach_rest()?;
     devices::make(config)?;
+    files.attach()?;
     let resolved = user::resolve(user.as_deref(), groups, &process.user)?;
     install(process, &resolved, stdio, reporter, true)?;
     // The folders of `cwd` that are missing are root's, as runc makes them.

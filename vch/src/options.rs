@@ -1,8 +1,10 @@
 //! What `vch run` can be told. Names and meanings are docker's where docker has them.
 
 pub mod limits;
+pub mod network;
 pub mod process;
 pub mod security;
+pub mod volumes;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +12,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::{Arg, ArgMatches, Args, FromArgMatches, ValueEnum};
 use image_builder::store::LayerFs;
+
+pub mod channel;
 
 use crate::accel;
 use crate::size::{self, MIB};
@@ -96,6 +100,10 @@ pub struct RunOptions {
     #[arg(long, value_name = "SIZE", default_value = "1g", value_parser = scratch)]
     pub scratch_size: u64,
 
+    /// Volumes.
+    #[command(flatten)]
+    pub volumes: volumes::VolumeOptions,
+
     /// Filesystem of the layer disks: erofs, or ext4 for a kernel without EROFS
     #[arg(long, value_name = "FILESYSTEM", default_value = "erofs")]
     pub layer_fs: LayerFs,
@@ -103,6 +111,10 @@ pub struct RunOptions {
     /// Accelerator: KVM where it is usable, else TCG
     #[arg(long, value_enum, value_name = "NAME", default_value = "auto")]
     pub accel: accel::Choice,
+
+    /// How the guest is spoken to.
+    #[command(flatten)]
+    pub channel: channel::ChannelOptions,
 
     /// Boot the kernel directly, or from a CD
     #[arg(long, value_enum, value_name = "HOW", default_value = "direct")]
@@ -171,6 +183,10 @@ pub struct RunOptions {
     /// A further argument for QEMU (repeatable)
     #[arg(long, value_name = "ARG", hide = true, allow_hyphen_values = true)]
     pub qemu_arg: Vec<String>,
+
+    /// Network and names.
+    #[command(flatten)]
+    pub network: network::NetworkOptions,
 
     /// Image to run: any [`image_builder::source::Reference`] but standard input.
     #[arg(skip)]

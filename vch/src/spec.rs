@@ -10,6 +10,7 @@ use protocol::oci::{ConsoleSize, Process, Root, Spec};
 use protocol::{Disks, MachineSpec};
 
 use crate::defaults;
+use crate::network;
 use crate::options::RunOptions;
 use crate::seccomp;
 
@@ -49,7 +50,7 @@ pub fn compose(
         process,
         root: Root { path: "rootfs".to_owned(), readonly: options.read_only },
         hostname: Some(hostname),
-        domainname: options.process.domainname.clone(),
+        domainname: options.network.domainname.clone(),
         annotations: words::labels(image, &options.process.label_file, &options.process.label)?,
         mounts: defaults::mounts(),
         linux: defaults::linux(),
@@ -58,6 +59,7 @@ pub fn compose(
     let user = options.user.as_ref().or(image.user().as_ref()).filter(|user| !user.is_empty());
     let user = Some(user.map_or("0", String::as_str).to_owned());
     let mut machine = MachineSpec { user, init: options.init, ..MachineSpec::new(config, disks) };
+    machine.network = network::machine(&options.network, id)?;
     security::apply(&mut machine, &options.security)?;
     limits::apply(&mut machine, options)?;
     seccomp::lower(&mut machine)?;
@@ -91,15 +93,22 @@ fn cwd(image: &Config, options: &RunOptions) -> Result<String> {
 }
 
 fn hostname(options: &RunOptions, id: &str) -> Result<String> {
-    let Some(name) = &options.hostname else {
-        return Ok(id.chars().take(SHORT_ID).collect());
-    };
+    if let Some(domain) = &options.network.domainname {
+        host_name(domain)?;
+    }
+    match &options.hostname {
+        Some(name) => host_name(name),
+        None => Ok(id.chars().take(SHORT_ID).collect()),
+    }
+}
+
+fn host_name(name: &str) -> Result<String> {
     let label =
         |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     if name.len() > HOSTNAME || !name.split('.').all(label) {
         bail!("{name:?} is not a hostname: at most {HOSTNAME} letters, digits, - and .");
     }
-    Ok(name.clone())
+    Ok(name.to_owned())
 }
 
 /// Docker's own variables, the user's over them, and the image's where neither has spoken.
@@ -114,19 +123,33 @@ fn environment(
     for entry in image.env().iter().flatten() {
         set(&mut env, entry);
     }
-    for entry in words::lines(&options.process.env_file, "--env-file")?.iter().chain(&options.env) {
+    let files = words::lines(&options.process.env_file, "--env-file")?;
+    set_environment(&mut env, files.iter().chain(&options.env), host)?;
+    Ok(env)
+}
+
+/// Sets what `-e` says; `host` looks up the host's environment.
+///
+/// # Errors
+/// There is no name; `host`'s.
+pub fn set_environment<'a>(
+    env: &mut Vec<String>,
+    entries: impl IntoIterator<Item = &'a String>,
+    host: impl Fn(&str) -> Result<Option<String>>,
+) -> Result<()> {
+    for entry in entries {
         match entry.split_once('=') {
             Some(("", _)) => bail!("-e {entry:?} has no name"),
-            Some(_) => set(&mut env, entry),
+            Some(_) => set(env, entry),
             None if entry.is_empty() => bail!("-e {entry:?} has no name"),
             // As docker does: what the host does not have, the container shall not have either.
             None => match host(entry)? {
-                Some(value) => set(&mut env, &format!("{entry}={value}")),
+                Some(value) => set(env, &format!("{entry}={value}")),
                 None => env.retain(|old| name(old) != entry),
             },
         }
     }
-    Ok(env)
+    Ok(())
 }
 
 /// Puts `entry` in the place of the variable of that name, or at the end.

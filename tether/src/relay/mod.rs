@@ -12,6 +12,7 @@ use crate::cgroup::Cgroup;
 use crate::channel::{Channel, SESSION};
 use crate::entropy;
 use crate::failure::{Context, Failure};
+use crate::network::Network;
 use crate::process::{self, Container, Deaths, Process, Reaped};
 use crate::timeline::{self, Timeline};
 use crate::verity::Verity;
@@ -21,13 +22,15 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::unistd::Pid;
 use poller::{Part, Poller, Source};
 use protocol::oci::ConsoleSize;
-use protocol::{Exec, ExitStatus, MachineSpec, Report, Stage, ToGuest, ToHost};
+use protocol::{Exec, ExitStatus, MachineSpec, Report, Stage, Stream, ToGuest, ToHost};
 use session::{News, Phase, Session};
 
 pub use session::hang_up;
 
 /// While the host has not taken this many bytes of what it was told, it is not obeyed: answers would pile up.
 const UNHEARD: usize = 64 << 10;
+/// What comes of a process that was killed.
+const KILLED: ExitStatus = ExitStatus::Signal { signal: libc::SIGKILL, core: false };
 
 /// What the relay works with.
 pub struct Relay<'a> {
@@ -35,6 +38,7 @@ pub struct Relay<'a> {
     machine: &'a MachineSpec,
     cgroup: &'a Cgroup,
     verity: &'a mut Option<Verity>,
+    network: Option<&'a mut Network>,
     timeline: &'a mut Timeline,
     deaths: Deaths,
     poller: Poller,
@@ -65,6 +69,7 @@ impl<'a> Relay<'a> {
             machine,
             cgroup,
             verity,
+            network: None,
             timeline,
             deaths,
             poller: Poller::new()?,
@@ -73,6 +78,11 @@ impl<'a> Relay<'a> {
             acknowledged: false,
             childless: false,
         })
+    }
+
+    /// And the network's leases.
+    pub fn with_network(self, network: &'a mut Network) -> Self {
+        Self { network: Some(network), ..self }
     }
 
     /// Runs until the host has acknowledged the end of the container's process.
@@ -84,13 +94,14 @@ impl<'a> Relay<'a> {
     }
 
     fn turn(&mut self) -> Result<(), Failure> {
-        self.channel.flush()?;
+        self.channel.turn()?;
         self.look_for_events()?;
-        for source in self.poller.wait()? {
+        for source in self.poller.wait(self.channel.due())? {
             match source {
                 Source::Channel => self.channel.receive()?,
                 Source::Deaths => self.reap()?,
                 Source::Damage => self.tell_damage()?,
+                Source::Network => self.network.iter_mut().for_each(|network| network.serve(self.machine)),
                 Source::Of(id, part) => self.serve(id, part)?,
             }
         }
@@ -120,11 +131,19 @@ impl<'a> Relay<'a> {
         let poller = &mut self.poller;
         // A port that nobody has the other end of is told of again and again; we want to know when somebody has.
         let away = when(self.channel.deserted, EpollFlags::EPOLLET);
-        let writing = when(!self.channel.link.output().is_empty(), output);
-        poller.look(Source::Channel, &self.channel.fd(), input | writing | away)?;
+        let writing = when(self.channel.is_sending(), output);
+        if self.channel.is_renewed() {
+            poller.lost(Source::Channel);
+        }
+        if let Some(fd) = self.channel.fd() {
+            poller.look(Source::Channel, &fd, input | writing | away)?;
+        }
         poller.look(Source::Deaths, &self.deaths, input)?;
         if let Some(verity) = &*self.verity {
             poller.look(Source::Damage, &verity.fd(), input)?;
+        }
+        if let Some(network) = self.network.as_ref().and_then(|network| network.fd()) {
+            poller.look(Source::Network, &network, input)?;
         }
         self.sessions.iter().try_for_each(|session| session.look(&self.channel.link, poller))
     }
@@ -275,9 +294,13 @@ impl<'a> Relay<'a> {
             return Ok(());
         }
         session.phase = Phase::Reported;
-        // What ends with the container was killed by us.
-        let status = if self.ended { status } else { session.cause(status) };
-        let report = Report::Exited(status);
+        let report = if self.ended && status == KILLED {
+            Report::ContainerEnded // by us
+        } else {
+            let written = |stream| session.written(stream, &self.channel.link);
+            let (stdout, stderr) = (written(Stream::Stdout), written(Stream::Stderr));
+            Report::Exited { status: session.cause(status), stdout, stderr }
+        };
         self.channel.send(&ToHost::Exec { session: session.id, report })
     }
 

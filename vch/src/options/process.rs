@@ -11,10 +11,6 @@ pub struct ProcessOptions {
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
 
-    /// NIS domain name of the container
-    #[arg(long, value_name = "NAME")]
-    pub domainname: Option<String>,
-
     /// What `vch stop` sends, in place of the image's signal or TERM
     #[arg(long, value_name = "SIGNAL", value_parser = crate::signal_names::parse)]
     pub stop_signal: Option<i32>,
