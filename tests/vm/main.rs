@@ -24,6 +24,7 @@ mod layers;
 #[path = "../conformance/listing.rs"]
 mod listing;
 mod monitor;
+mod network;
 mod oci;
 mod reconnect;
 mod signals;
@@ -44,6 +45,7 @@ fn main() {
         iso::tests(),
         layers::tests(),
         monitor::tests(),
+        network::tests(),
         oci::tests(),
         reconnect::tests(),
         signals::tests(),
