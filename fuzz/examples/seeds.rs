@@ -147,8 +147,9 @@ fn host_session(checked: bool) -> Vec<u8> {
     let verity = protocol::Verity { num_data_blocks: 3, hash_start_block: 4, root_hash };
     let layers = vec![protocol::Layer { uuid: protocol::Uuid::nil(), verity: Some(verity) }];
     let disks = protocol::Disks { layers, scratch: protocol::Uuid::max() };
-    let user = Some("me".to_owned());
-    let machine = protocol::MachineSpec { version: 1, config, disks, user, init: true, network: network() };
+    let mut machine = protocol::MachineSpec::new(config, disks);
+    machine.user = Some("me".to_owned());
+    machine.network = network();
     let start = protocol::Start { machine, time: 1, seed: protocol::Seed([3; 32]), stdin: true };
     for message in [
         ToGuest::Start(Box::new(start)),

@@ -21,10 +21,19 @@ pub struct MachineSpec {
     /// The disks that make the root filesystem.
     pub disks: Disks,
     /// The user in docker's form, `NAME|UID[:GROUP|GID]`, looked up in the image's own `/etc/passwd`
-    /// and `/etc/group`, which only the guest can read. It overrides `config.process.user`'s uid, gid and
-    /// groups.
+    /// and `/etc/group`, which only the guest can read. It overrides `config.process.user`'s uid and gid; its
+    /// `additionalGids` are added to the user's groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// Further groups of the process, names or numbers, looked up in the image's `/etc/group`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// Devices of the machine that the container gets; only the guest knows their numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<GuestDevice>,
+    /// `config.linux.seccomp`, compiled by the host: so the guest needs no table of calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp: Option<Seccomp>,
     /// Whether tether puts an init of its own into the PID namespace, as `docker run --init` does: it reaps
     /// orphans, and the container's process, being PID 2, takes signals as processes do. The kernel keeps
     /// every signal without a handler, SIGKILL too, from a PID 1 that sends it to itself. `vch run` has it on;
@@ -34,6 +43,49 @@ pub struct MachineSpec {
     /// Interfaces, and what `/etc/hosts` and its like say.
     #[serde(default)]
     pub network: Network,
+    /// Disks that keep what is written to them, mounted in this order, which has what is above before what is below.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
+}
+
+impl MachineSpec {
+    /// A machine of the current version that has these, and nothing else.
+    pub fn new(config: oci::Spec, disks: Disks) -> Self {
+        Self {
+            version: SPEC_VERSION,
+            config,
+            disks,
+            user: None,
+            groups: Vec::new(),
+            devices: Vec::new(),
+            seccomp: None,
+            init: false,
+            network: Network::default(),
+            volumes: Vec::new(),
+        }
+    }
+}
+
+/// A device of the machine, or all that are below a folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GuestDevice {
+    /// Its path in tether's `/dev`.
+    pub source: String,
+    /// Its path in the container.
+    pub destination: String,
+    /// Some of `r`, `w`, `m`: what the container may do with it.
+    pub access: String,
+}
+
+/// A seccomp filter, seccomp(2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Seccomp {
+    /// `SECCOMP_FILTER_FLAG_*`.
+    pub flags: u32,
+    /// Instructions of classic BPF (`struct sock_filter`: code, jt, jf, k), little-endian, each as 16 hex digits.
+    pub program: String,
 }
 
 /// Disks, named by the UUID in their filesystem's superblock.
@@ -55,6 +107,28 @@ pub struct Layer {
     /// The hash tree that every block read of it is checked with; without one, nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verity: Option<Verity>,
+}
+
+/// A disk that outlives the machine: an ext4 whose folder `data` the container sees at `destination`. (So `lost+found` does
+/// not show.) Without that folder it was never filled, and is, where it can be written to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Volume {
+    /// For people.
+    pub name: String,
+    /// What it is found by.
+    pub uuid: Uuid,
+    /// Where, absolute in the container; made if missing.
+    pub destination: String,
+    /// Whether the container may not write to it.
+    #[serde(default)]
+    pub readonly: bool,
+    /// Whether the disk itself cannot be written to, so that several machines may have it.
+    #[serde(default)]
+    pub shared: bool,
+    /// Whether it shall not get what the image has at `destination`, when it is empty.
+    #[serde(default)]
+    pub nocopy: bool,
 }
 
 /// A disk's hash tree for dm-verity (Linux, `Documentation/admin-guide/device-mapper/verity.rst`, whose names these are):

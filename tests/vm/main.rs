@@ -5,6 +5,7 @@
 //! Run by `cargo xtask test`, which builds what is booted. A test that cannot run here is counted as ignored, and says why.
 #![allow(missing_docs, reason = "the test's name says what it promises")]
 
+mod background;
 mod config;
 mod control;
 #[expect(dead_code, reason = "no layers that take long to list")]
@@ -12,8 +13,10 @@ mod control;
 mod corpus;
 mod corpus_in_a_vm;
 mod exec;
+mod exec_cli;
 mod exec_host;
 mod failures;
+mod fields;
 mod harness;
 #[expect(dead_code, reason = "no stacks here")]
 #[path = "../conformance/host.rs"]
@@ -26,6 +29,7 @@ mod listing;
 mod monitor;
 mod network;
 mod oci;
+mod privileges;
 mod reconnect;
 mod signals;
 mod stdio;
@@ -40,13 +44,16 @@ fn main() {
         control::tests(),
         corpus_in_a_vm::tests(),
         exec::tests(),
+        exec_cli::tests(),
         failures::tests(),
+        fields::tests(),
         images::tests(),
         iso::tests(),
         layers::tests(),
         monitor::tests(),
         network::tests(),
         oci::tests(),
+        privileges::tests(),
         reconnect::tests(),
         signals::tests(),
         stdio::tests(),

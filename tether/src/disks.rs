@@ -2,7 +2,7 @@
 
 use crate::failure::{Context, Failure};
 use crate::uevents::{DEADLINE, Uevents};
-use protocol::{Stage, Uuid};
+use protocol::{Stage, Uuid, Volume};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -23,13 +23,15 @@ pub struct Disks {
     pub layers: Vec<Disk>,
     /// The writable one.
     pub scratch: Disk,
+    /// Those of the volumes, in the spec's order.
+    pub volumes: Vec<Disk>,
 }
 
 /// Finds the disks with these UUIDs.
 ///
 /// # Errors
 /// After [`DEADLINE`], naming those that are missing and what is there instead.
-pub fn find(wanted: &protocol::Disks) -> Result<Disks, Failure> {
+pub fn find(wanted: &protocol::Disks, volumes: &[Volume]) -> Result<Disks, Failure> {
     if wanted.layers.is_empty() {
         return Err(Failure::new(Stage::Spec, "disks.layers is empty: an image has at least one layer"));
     }
@@ -38,16 +40,20 @@ pub fn find(wanted: &protocol::Disks) -> Result<Disks, Failure> {
     let found = events.wait_for(|| {
         seen = scan()?;
         let disk = |uuid: &Uuid| seen.get(uuid).cloned();
-        let layers: Option<Vec<Disk>> = wanted.layers.iter().map(|layer| disk(&layer.uuid)).collect();
-        Ok(layers.zip(disk(&wanted.scratch)).map(|(layers, scratch)| Disks { layers, scratch }))
+        let all = |uuids: &mut dyn Iterator<Item = &Uuid>| -> Option<Vec<Disk>> { uuids.map(disk).collect() };
+        let layers = all(&mut wanted.layers.iter().map(|layer| &layer.uuid));
+        let volumes = all(&mut volumes.iter().map(|volume| &volume.uuid));
+        let found = layers.zip(disk(&wanted.scratch)).zip(volumes);
+        Ok(found.map(|((layers, scratch), volumes)| Disks { layers, scratch, volumes }))
     })?;
-    found.ok_or_else(|| Failure::new(Stage::Disks, missing(wanted, &seen)))
+    found.ok_or_else(|| Failure::new(Stage::Disks, missing(wanted, volumes, &seen)))
 }
 
-fn missing(wanted: &protocol::Disks, seen: &BTreeMap<Uuid, Disk>) -> String {
+fn missing(wanted: &protocol::Disks, volumes: &[Volume], seen: &BTreeMap<Uuid, Disk>) -> String {
     let layers = wanted.layers.iter().map(|layer| &layer.uuid);
     let names = (1..).map(|number| format!("layer {number}")).zip(layers);
-    let all = names.chain([("the scratch disk".to_string(), &wanted.scratch)]);
+    let volumes = volumes.iter().map(|volume| (format!("volume {:?}", volume.name), &volume.uuid));
+    let all = names.chain([("the scratch disk".to_string(), &wanted.scratch)]).chain(volumes);
     let absent: Vec<String> = all
         .filter(|(_, uuid)| !seen.contains_key(uuid))
         .map(|(name, uuid)| format!("{name} (filesystem UUID {uuid})"))
@@ -64,7 +70,10 @@ fn missing(wanted: &protocol::Disks, seen: &BTreeMap<Uuid, Disk>) -> String {
     )
 }
 
-/// Every block device with a known filesystem. One that cannot be read is none.
+/// Every disk with a known filesystem. One that cannot be read is none.
+///
+/// Partitions are left out: who can write to a volume could put one on it that claims to be a layer. So every disk has one
+/// UUID; as many are wanted as there are, so when all are found, each is the one that it says.
 fn scan() -> Result<BTreeMap<Uuid, Disk>, Failure> {
     let devices = match fs::read_dir("/sys/class/block") {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
@@ -72,6 +81,9 @@ fn scan() -> Result<BTreeMap<Uuid, Disk>, Failure> {
     };
     let mut disks = BTreeMap::new();
     for entry in devices.flatten() {
+        if entry.path().join("partition").exists() {
+            continue;
+        }
         let device = PathBuf::from("/dev").join(entry.file_name());
         let mut start = [0; 2048];
         let read = File::open(&device).and_then(|disk| disk.read_exact_at(&mut start, 0));
@@ -122,7 +134,16 @@ mod tests {
         let layer = protocol::Layer { uuid: Uuid::from_bytes([1; 16]), verity: None };
         let wanted = protocol::Disks { layers: vec![layer], scratch: Uuid::from_bytes([2; 16]) };
         let disk = Disk { device: "/dev/vda".into(), filesystem: "ext4" };
-        let message = missing(&wanted, &BTreeMap::from([(wanted.scratch, disk)]));
+        let volume = Volume {
+            name: "data".into(),
+            uuid: Uuid::from_bytes([3; 16]),
+            destination: "/data".into(),
+            readonly: false,
+            shared: false,
+            nocopy: false,
+        };
+        let message = missing(&wanted, &[volume], &BTreeMap::from([(wanted.scratch, disk)]));
+        assert!(message.contains("volume \"data\" (filesystem UUID 03030303-"), "{message}");
         assert!(message.contains("layer 1 (filesystem UUID 01010101-"), "{message}");
         assert!(message.contains("/dev/vda (ext4 02020202-"), "{message}");
         assert!(!message.contains("the scratch disk"), "{message}");

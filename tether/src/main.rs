@@ -15,28 +15,40 @@
     )
 )]
 
+mod attributes;
 mod boot;
 mod capabilities;
 mod cgroup;
 mod channel;
+mod check;
+mod device_filter;
 mod device_mapper;
+mod devices;
 mod disks;
 mod entropy;
 mod failure;
 mod kernel_log;
+mod line;
+mod lsm;
 mod modules;
+mod mount_options;
 mod mounts;
+mod namespaces;
 mod network;
 mod power;
 mod process;
 mod relay;
+mod resources;
 mod root;
 mod sandbox;
+mod scheduling;
+mod seccomp;
 mod stdio;
 mod timeline;
 mod uevents;
 mod user;
 mod verity;
+mod volumes;
 
 use channel::Channel;
 use failure::Failure;
@@ -45,6 +57,7 @@ use protocol::{MachineSpec, SPEC_VERSION, Stage, Start, ToGuest, ToHost};
 use relay::Relay;
 use timeline::Timeline;
 use verity::Verity;
+use volumes::Volumes;
 
 fn main() {
     power::off_on_panic();
@@ -80,7 +93,7 @@ fn boot_and_connect(timeline: &mut Timeline) -> Result<Channel, Failure> {
 
 /// Runs the one container that this machine is for.
 fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> {
-    let Start { machine, time, seed, stdin } = receive_start(channel)?;
+    let Start { mut machine, time, seed, stdin } = receive_start(channel)?;
     timeline.step("spec");
     if verity::is_wanted(&machine.disks.layers) {
         modules::load_verity()?;
@@ -93,7 +106,8 @@ fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> 
     boot::bring_loopback_up()?;
     let mut network = Network::begin(&machine)?;
     timeline.step("network");
-    let mut disks = disks::find(&machine.disks)?;
+    devices::add_the_machines(&mut machine)?;
+    let mut disks = disks::find(&machine.disks, &machine.volumes)?;
     timeline.step("disks");
     let mut verity = Verity::open(&machine.disks.layers, &mut disks.layers)?;
     let outcome = run(channel, timeline, &machine, stdin, &disks, &mut verity, &mut network);
@@ -118,15 +132,18 @@ fn run(
 ) -> Result<(), Failure> {
     let root = root::Root::assemble(disks)?;
     timeline.step("root");
-    let cgroup = cgroup::Cgroup::create()?;
+    let volumes = Volumes::mount(&machine.volumes, &disks.volumes)?;
+    let cgroup = cgroup::Cgroup::create(&machine.config.linux)?;
     let outcome = network.finish(machine).and_then(|()| process::watch_for_deaths()).and_then(|deaths| {
         let process = process::start(machine, stdin, &cgroup)?;
         let relay = Relay::new(channel, machine, &cgroup, verity, timeline, deaths, process)?;
         relay.with_network(network).run()
     });
     // However it went: a disk is unmounted only when the last process that sees it is gone.
-    let cleaned = process::end_all(cgroup).and_then(|()| root.disassemble());
-    outcome.and(cleaned)
+    let ended = process::end_all(cgroup);
+    let unmounted = volumes.unmount();
+    let cleaned = ended.and_then(|()| root.disassemble());
+    outcome.and(unmounted).and(cleaned)
 }
 
 fn receive_start(channel: &mut Channel) -> Result<Start, Failure> {

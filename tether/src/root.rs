@@ -1,21 +1,15 @@
 //! The root filesystem: layer disks below, the scratch disk on top, overlayfs over both.
 
+use crate::attributes;
 use crate::disks::{Disk, Disks};
 use crate::failure::{Context, Failure};
-use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::{Mode, fchmodat, stat, utimensat};
-use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, chown};
 use protocol::Stage;
-use rustix::fs::{XattrFlags, getxattr, listxattr, setxattr};
 use std::fs;
+use std::path::Path;
 
 /// Where the root filesystem is, in tether's own root.
 pub const PATH: &str = "/root";
-
-/// Most that Linux gives of an xattr, and of the list of their names.
-const XATTR_MAX: usize = 64 << 10;
 
 /// Mounted filesystems, in the order in which they were mounted.
 pub struct Root(Vec<String>);
@@ -67,51 +61,8 @@ fn prepare_scratch(top_layer: usize) -> Result<(), Failure> {
         fs::create_dir(folder).at(Stage::Root, || format!("making {folder}"))?;
     }
     let top = format!("/layers/{top_layer}");
-    let status = stat(top.as_str()).at(Stage::Root, || format!("reading {top}"))?;
-    let (owner, group) = (Uid::from_raw(status.st_uid), Gid::from_raw(status.st_gid));
-    chown("/scratch/upper", Some(owner), Some(group))
-        .at(Stage::Root, || "setting the root folder's owner")?;
-    fchmodat(
-        nix::fcntl::AT_FDCWD,
-        "/scratch/upper",
-        Mode::from_bits_truncate(status.st_mode),
-        nix::sys::stat::FchmodatFlags::FollowSymlink,
-    )
-    .at(Stage::Root, || "setting the root folder's mode")?;
-    copy_xattrs(&top, "/scratch/upper")?;
-    let [accessed, modified] = [
-        TimeSpec::new(status.st_atime, status.st_atime_nsec),
-        TimeSpec::new(status.st_mtime, status.st_mtime_nsec),
-    ];
-    // Last, for what comes before is a change.
-    utimensat(
-        nix::fcntl::AT_FDCWD,
-        "/scratch/upper",
-        &accessed,
-        &modified,
-        nix::sys::stat::UtimensatFlags::FollowSymlink,
-    )
-    .at(Stage::Root, || "setting the root folder's time")
-}
-
-/// All but overlayfs's own, which speak of the layer's place in the stack. ACLs are among them.
-fn copy_xattrs(from: &str, to: &str) -> Result<(), Failure> {
-    let errno = |error: rustix::io::Errno| Errno::from_raw(error.raw_os_error());
-    let mut names = vec![0; XATTR_MAX];
-    let length = listxattr(from, &mut names[..]).map_err(errno);
-    names.truncate(length.at(Stage::Root, || format!("listing the xattrs of {from}"))?);
-    let mut value = vec![0; XATTR_MAX];
-    for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
-        if name.starts_with(b"trusted.overlay.") {
-            continue;
-        }
-        let length = getxattr(from, name, &mut value[..]).map_err(errno);
-        let length = length.at(Stage::Root, || format!("reading xattr {} of {from}", name.escape_ascii()))?;
-        setxattr(to, name, value.get(..length).unwrap_or_default(), XattrFlags::empty())
-            .map_err(errno)
-            .at(Stage::Root, || format!("setting the root folder's xattr {}", name.escape_ascii()))?;
-    }
-    Ok(())
+    attributes::copy(Path::new(&top), Path::new("/scratch/upper"))
+        .at(Stage::Root, || "giving the root folder its layer's attributes")
 }
 
 /// mount(2) cuts options at one page without a word, so the paths are short: relative to `/layers`.

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use vch::commands::{attach, kill, logs, port, ps, rm, run, stop, wait};
+use vch::commands::{attach, exec, kill, logs, port, ps, rm, run, stop, volume, wait};
 use vch::containers::Containers;
 use vch::exit::OURS;
 use vch::monitor::{self, Life};
@@ -37,6 +37,10 @@ enum Command {
     Run(Box<Arguments>),
     /// Show what a container writes from now on, and send it stdin and signals
     Attach(attach::Options),
+    /// Run a command in a running container
+    ///
+    /// The exit status is the command's, as with `vch run`; 137 if the container ends before it.
+    Exec(exec::Options),
     /// Show what a container has written
     Logs(logs::Options),
     /// Show which ports of the host lead to a container
@@ -51,6 +55,9 @@ enum Command {
     Wait(wait::Options),
     /// Remove containers
     Rm(rm::Options),
+    /// Manage volumes
+    #[command(subcommand)]
+    Volume(volume::Command),
     /// For `vch run`: monitor a new container; stdin is the line to the first client
     #[command(hide = true)]
     Monitor(Box<Arguments>),
@@ -71,11 +78,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let before = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        terminal::restore();
-        before(panic);
-    }));
+    terminal::restore_on_panic();
     match obey(cli.command) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -89,6 +92,7 @@ fn obey(command: Command) -> Result<u8> {
     match command {
         Command::Run(arguments) => run::run(&arguments.0, arguments_of_run(), say),
         Command::Attach(options) => attach::run(&options, say),
+        Command::Exec(options) => exec::run(&options, say),
         Command::Logs(options) => logs::run(&options),
         Command::Port(options) => port::run(&options),
         Command::Ps(options) => ps::run(&options),
@@ -96,6 +100,7 @@ fn obey(command: Command) -> Result<u8> {
         Command::Kill(options) => kill::run(&options, say),
         Command::Wait(options) => wait::run(&options, say),
         Command::Rm(options) => rm::run(&options, say),
+        Command::Volume(command) => volume::run(&command, say),
         Command::Monitor(arguments) => {
             let first = std::io::stdin().as_fd().try_clone_to_owned().context("there is no client")?;
             let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;

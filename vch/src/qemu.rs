@@ -12,12 +12,11 @@ use serde_json::json;
 
 use crate::accel::Accel;
 use crate::boot::Boot;
-use crate::network::Device;
+use crate::network;
 use crate::options::{Machine, RunOptions};
 use crate::size::MIB;
+use crate::transport::Device;
 
-/// The name that the guest finds its port by, in `/sys/class/virtio-ports/*/name`.
-pub const PORT: &str = "org.containervm.channel";
 /// PCI slots that are free on both machine types, and functions in each.
 const SLOTS: usize = 29;
 const FUNCTIONS: usize = 8;
@@ -32,14 +31,14 @@ const NICS: usize = (SLOTS - 1) * FUNCTIONS;
 const SPARE: u64 = 256;
 
 /// The descriptors that QEMU inherits.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Descriptors {
     /// Whether the sockets listen, so that we can connect again and again.
     pub listening: bool,
     /// Those that are only held, for the locks on them; and the network's.
     pub held: Vec<RawFd>,
-    /// The channel's socket.
-    pub channel: RawFd,
+    /// The channel's device.
+    pub channel: Device,
     /// The serial console's socket.
     pub console: RawFd,
     /// QMP's socket.
@@ -48,18 +47,27 @@ pub struct Descriptors {
     pub scratch: RawFd,
     /// The layer disks.
     pub layers: Vec<Disk>,
+    /// The volumes' disks, and whether each is only read.
+    pub volumes: Vec<(RawFd, bool)>,
     /// The CD.
     pub cd: Option<RawFd>,
     /// The network interfaces; the descriptors that they name are among those held.
-    pub nics: Vec<Device>,
+    pub nics: Vec<network::Device>,
 }
 
 impl Descriptors {
     /// All of them.
     pub fn all(&self) -> Vec<RawFd> {
-        let fixed = [self.channel, self.console, self.monitor, self.scratch];
+        let fixed = [self.channel.descriptor(), self.console, self.monitor, self.scratch];
         let layers = self.layers.iter().flat_map(Disk::all);
-        fixed.into_iter().chain(layers).chain(self.cd).chain(self.held.iter().copied()).collect()
+        let volumes = self.volumes.iter().map(|(disk, _)| *disk);
+        fixed
+            .into_iter()
+            .chain(layers)
+            .chain(volumes)
+            .chain(self.cd)
+            .chain(self.held.iter().copied())
+            .collect()
     }
 
     /// Lets QEMU have as many descriptors as it needs, where the limit can be raised: for each it gets, it opens two more.
@@ -122,24 +130,29 @@ pub fn arguments(
     add(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-rtc", "base=utc"]);
     // A guest that breaks out of its devices finds a process that can start nothing and become nobody.
     add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
-    add(&["-machine", &machine(options.machine, boot)]);
+    let machine = machine(options.machine, boot);
+    let memory = options.memory.div_ceil(MIB);
+    if descriptors.channel.shares_memory() {
+        add(&["-object", &format!("memory-backend-memfd,id=memory,size={memory}M,share=on")]);
+        add(&["-machine", &format!("{machine},memory-backend=memory")]);
+    } else {
+        add(&["-machine", machine]);
+    }
     // max: images built for x86-64-v3 run under TCG, too. Without ERMS and FSRM the kernel copies by words, where
     // TCG would step through `rep movsb` byte by byte: 12 % of a boot's instructions (measured).
     let (accel, cpu) = match accel {
         Accel::Kvm => ("kvm", "host"),
         Accel::Tcg => ("tcg", "max,erms=off,fsrm=off"),
     };
-    add(&["-accel", accel, "-cpu", cpu, "-smp", &options.cpus.to_string()]);
-    add(&["-m", &format!("{}M", options.memory.div_ceil(MIB))]);
-    for (id, descriptor) in
-        [("channel", descriptors.channel), ("console", descriptors.console), ("qmp", descriptors.monitor)]
-    {
-        let server = if descriptors.listening { ",server=on,wait=off" } else { "" };
+    add(&["-accel", accel, "-cpu", cpu, "-smp", &options.vcpus().to_string()]);
+    add(&["-m", &format!("{memory}M")]);
+    let server = if descriptors.listening { ",server=on,wait=off" } else { "" };
+    for (id, descriptor) in [("console", descriptors.console), ("qmp", descriptors.monitor)] {
         add(&["-chardev", &format!("socket,id={id},fd={descriptor}{server}")]);
     }
     add(&["-mon", "chardev=qmp,mode=control", "-serial", "chardev:console"]);
-    let port = format!("virtserialport,bus=ports.0,chardev=channel,name={PORT}");
-    add(&["-device", &format!("virtio-serial-pci,id=ports,{}", address(0)), "-device", &port]);
+    let channel = descriptors.channel.arguments(server, &address(0));
+    add(&channel.iter().map(String::as_str).collect::<Vec<_>>());
     disks(descriptors, &mut add)?;
     nics(&descriptors.nics, &mut add);
     start(boot, descriptors, &mut arguments);
@@ -148,50 +161,70 @@ pub fn arguments(
 }
 
 /// Without the devices that a guest would only wait for: SATA's link alone costs 0.3 s (FINDINGS.md).
-fn machine(machine: Machine, boot: &Boot) -> String {
+fn machine(machine: Machine, boot: &Boot) -> &'static str {
     match (machine, boot) {
         (Machine::Q35, Boot::Direct { .. }) => "q35,usb=off,smbus=off,sata=off",
         (Machine::Q35, Boot::Iso { .. }) => "q35,usb=off,smbus=off",
         (Machine::Pc, _) => "pc,usb=off",
     }
-    .to_owned()
 }
 
 fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<()> {
-    let count = descriptors.layers.len() + 1;
+    let Descriptors { layers, volumes, .. } = descriptors;
+    let count = layers.len() + volumes.len() + 1;
     if count > MOST_DISKS {
-        bail!("the image has {} layers, but the VM has room for {} at most", count - 1, MOST_DISKS - 1);
+        bail!(
+            "the image has {} layers and the container {} volumes, but the VM has room for {} disks at most",
+            layers.len(),
+            volumes.len(),
+            MOST_DISKS - 1
+        );
     }
+    // A slot whose first function is missing is not looked at.
+    let first = usize::from(descriptors.channel.is_pci());
     for i in 0..count {
         let node = format!("disk{i}");
-        match i.checked_sub(1).map(|layer| &descriptors.layers[layer]) {
-            None => file(&node, descriptors.scratch, false, add),
-            Some(Disk::Raw(descriptor)) => file(&node, *descriptor, true, add),
-            Some(Disk::Vmdk(descriptor, parts)) => vmdk(&node, *descriptor, parts, add),
+        let layer = i.checked_sub(1).and_then(|i| layers.get(i));
+        let volume = i.checked_sub(1 + layers.len()).and_then(|i| volumes.get(i));
+        match (layer, volume) {
+            (Some(Disk::Raw(descriptor)), _) => file(&node, *descriptor, true, Kept::No, add),
+            (Some(Disk::Vmdk(descriptor, parts)), _) => vmdk(&node, *descriptor, parts, add),
+            (_, Some((descriptor, read_only))) => file(&node, *descriptor, *read_only, Kept::Yes, add),
+            _ => file(&node, descriptors.scratch, false, Kept::No, add),
         }
         // "stop": a host that cannot read or write is not the guest's business; we hear of it by QMP and end the VM.
-        let device =
-            format!("virtio-blk-pci,drive={node},num-queues=1,rerror=stop,werror=stop,{}", address(i + 1));
+        let device = format!(
+            "virtio-blk-pci,drive={node},num-queues=1,rerror=stop,werror=stop,{}",
+            address(first + i)
+        );
         add(&["-device", &device]);
     }
     Ok(())
 }
 
 /// No option ROM: the firmware boots from none of them.
-fn nics(nics: &[Device], add: &mut impl FnMut(&[&str])) {
-    for (number, Device { backend, mac }) in nics.iter().enumerate() {
+fn nics(nics: &[network::Device], add: &mut impl FnMut(&[&str])) {
+    for (number, network::Device { backend, mac }) in nics.iter().enumerate() {
         let place = address(NICS + number);
         add(&["-netdev", &format!("{backend},id=net{number}")]);
         add(&["-device", &format!("virtio-net-pci,netdev=net{number},mac={mac},romfile=,{place}")]);
     }
 }
 
-/// Makes `descriptor` the block node `node`. Flushes are not passed on: the scratch disk dies with the VM.
-fn file(node: &str, descriptor: RawFd, read_only: bool, add: &mut impl FnMut(&[&str])) {
+/// Whether what is written to a disk is of use when the VM is gone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// Then flushes are not passed on.
+    No,
+    Yes,
+}
+
+/// Makes `descriptor` the block node `node`.
+fn file(node: &str, descriptor: RawFd, read_only: bool, kept: Kept, add: &mut impl FnMut(&[&str])) {
     hand_over(descriptor, add);
     let node = json!({
         "driver": "file", "node-name": node, "filename": path(descriptor),
-        "read-only": read_only, "discard": "unmap", "cache": {"no-flush": true},
+        "read-only": read_only, "discard": "unmap", "cache": {"no-flush": kept == Kept::No},
     });
     add(&["-blockdev", &node.to_string()]);
 }
@@ -221,7 +254,7 @@ fn start(boot: &Boot, descriptors: &Descriptors, arguments: &mut Vec<OsString>) 
     }
     if let Some(cd) = descriptors.cd {
         let mut add = |words: &[&str]| arguments.extend(words.iter().map(OsString::from));
-        file("cd", cd, true, &mut add);
+        file("cd", cd, true, Kept::No, &mut add);
         add(&["-device", "ide-cd,bus=ide.0,drive=cd,bootindex=0"]);
     }
 }
@@ -238,20 +271,31 @@ mod tests {
     use super::*;
     use protocol::network::Mac;
     use std::collections::HashSet;
+    use std::fs::File;
 
     fn lines(layers: usize, boot: &Boot, options: &RunOptions) -> Result<Vec<String>> {
+        lines_with(|null| Device::Port(null.into()), layers, boot, options)
+    }
+
+    fn lines_with(
+        channel: fn(File) -> Device,
+        layers: usize,
+        boot: &Boot,
+        options: &RunOptions,
+    ) -> Result<Vec<String>> {
         let layers = (100..).take(layers).map(Disk::Raw).collect();
         let cd = matches!(boot, Boot::Iso { .. }).then_some(7);
         let descriptors = Descriptors {
             listening: true,
             held: vec![8],
-            channel: 3,
+            channel: channel(File::open("/dev/null")?),
             console: 4,
             monitor: 5,
             scratch: 6,
             layers,
+            volumes: vec![],
             cd,
-            nics: vec![Device { backend: "user".into(), mac: Mac([2; 6]) }; 2],
+            nics: vec![network::Device { backend: "user".into(), mac: Mac([2; 6]) }; 2],
         };
         let arguments = arguments("x", options, Accel::Tcg, boot, &descriptors)?;
         Ok(arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect())
@@ -286,6 +330,22 @@ mod tests {
         assert!(lines(MOST_DISKS - 1, &direct(), &RunOptions::new("img")).is_ok());
         let error = lines(MOST_DISKS, &direct(), &RunOptions::new("img")).unwrap_err().to_string();
         assert!(error.contains("223 layers"), "{error}");
+    }
+
+    #[test]
+    fn a_channel_is_a_port_a_uart_or_a_socket() {
+        let line = |channel| lines_with(channel, 1, &direct(), &RunOptions::new("img")).unwrap().join(" ");
+        let port = line(|null| Device::Port(null.into()));
+        assert!(port.contains("virtserialport") && !port.contains("vsock"), "{port}");
+        let uart = line(|null| Device::Serial(null.into()));
+        assert!(!uart.contains("virtio-serial") && uart.contains("addr=2.0"), "{uart}");
+        let (console, channel) = (uart.find("chardev:console"), uart.find("chardev:channel"));
+        assert!(console.unwrap() < channel.unwrap(), "the first UART is the console: {uart}");
+        let vsock = line(|null| Device::Vhost(null, 70_000));
+        assert!(
+            vsock.contains("vhost-vsock-pci,guest-cid=70000,vhostfd=") && !vsock.contains("memfd"),
+            "{vsock}"
+        );
     }
 
     #[test]

@@ -4,17 +4,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use protocol::Uuid;
 
-use crate::child;
-use crate::text::harmless;
+use crate::mke2fs;
 
 /// Makes a scratch disk of `size` bytes on the filesystem of `dir`, with `uuid` in its superblock.
 ///
@@ -24,7 +20,7 @@ pub fn create(dir: &Path, size: u64, uuid: Uuid) -> Result<File> {
     let file = unnamed(dir).with_context(|| format!("cannot make a scratch disk in {}", dir.display()))?;
     file.set_len(size)
         .with_context(|| format!("cannot make a scratch disk of {size} bytes in {}", dir.display()))?;
-    format(&file, uuid)?;
+    mke2fs::format(&file, uuid, mke2fs::For::Scratch)?;
     Ok(file)
 }
 
@@ -40,44 +36,6 @@ fn unnamed(dir: &Path) -> io::Result<File> {
             Ok(file)
         }
         opened => opened,
-    }
-}
-
-fn format(file: &File, uuid: Uuid) -> Result<()> {
-    let mut mke2fs = Command::new("mke2fs");
-    mke2fs
-        // No journal: nobody mounts it a second time. Nothing is zeroed, for a new file is all zeroes: the
-        // guest's kernel believes it too, and spares itself the background zeroing.
-        .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-O", "^has_journal,^resize_inode"])
-        .args(["-E", "nodiscard,lazy_itable_init=1,assume_storage_prezeroed=1,root_owner=0:0"])
-        .args(["-U", &uuid.to_string()])
-        .arg(format!("/proc/self/fd/{}", file.as_raw_fd()))
-        .env("PATH", path_with_sbin())
-        .stdin(Stdio::null());
-    // A process group of its own: ^C at the terminal is for us to act on.
-    mke2fs.process_group(0);
-    child::bind(&mut mke2fs, vec![file.as_raw_fd()], false);
-    let output = mke2fs.output().map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => {
-            anyhow::anyhow!("mke2fs is not installed: it is in Debian's package e2fsprogs")
-        }
-        _ => anyhow::anyhow!("cannot start mke2fs: {e}"),
-    })?;
-    if !output.status.success() {
-        bail!(
-            "mke2fs could not format the scratch disk ({}): {}",
-            output.status,
-            harmless(&output.stderr, 500)
-        );
-    }
-    Ok(())
-}
-
-/// mke2fs is in sbin, which users' PATHs often lack.
-fn path_with_sbin() -> String {
-    match std::env::var("PATH") {
-        Ok(path) if !path.is_empty() => format!("{path}:/usr/sbin:/sbin"),
-        _ => "/usr/sbin:/sbin".to_owned(),
     }
 }
 

@@ -1,13 +1,18 @@
 //! The machine spec: an image's config and the user's options, put together by docker's rules.
 
+mod limits;
+mod security;
+mod words;
+
 use anyhow::{Result, bail};
 use oci_spec::image::Config;
 use protocol::oci::{ConsoleSize, Process, Root, Spec};
-use protocol::{Disks, MachineSpec, SPEC_VERSION};
+use protocol::{Disks, MachineSpec};
 
 use crate::defaults;
 use crate::network;
 use crate::options::RunOptions;
+use crate::seccomp;
 
 /// Version of the runtime-spec that the config is written by.
 const OCI_VERSION: &str = "1.2.0";
@@ -37,7 +42,6 @@ pub fn compose(
         cwd: cwd(image, options)?,
         env: environment(image, options, &hostname, host)?,
         args: arguments(image, options)?,
-        capabilities: Some(defaults::capabilities()),
         rlimits: defaults::rlimits(),
         ..Process::default()
     };
@@ -47,15 +51,19 @@ pub fn compose(
         root: Root { path: "rootfs".to_owned(), readonly: options.read_only },
         hostname: Some(hostname),
         domainname: options.network.domainname.clone(),
+        annotations: words::labels(image, &options.process.label_file, &options.process.label)?,
         mounts: defaults::mounts(),
         linux: defaults::linux(),
-        ..Spec::default()
     };
     // No user is root with all of root's groups, as in docker.
     let user = options.user.as_ref().or(image.user().as_ref()).filter(|user| !user.is_empty());
     let user = Some(user.map_or("0", String::as_str).to_owned());
-    let network = network::machine(&options.network, id)?;
-    Ok(MachineSpec { version: SPEC_VERSION, config, disks, user, init: options.init, network })
+    let mut machine = MachineSpec { user, init: options.init, ..MachineSpec::new(config, disks) };
+    machine.network = network::machine(&options.network, id)?;
+    security::apply(&mut machine, &options.security)?;
+    limits::apply(&mut machine, options)?;
+    seccomp::lower(&mut machine)?;
+    Ok(machine)
 }
 
 /// Entrypoint and command. A command of the user's takes the place of the image's; an entrypoint of the user's drops
@@ -115,19 +123,33 @@ fn environment(
     for entry in image.env().iter().flatten() {
         set(&mut env, entry);
     }
-    for entry in &options.env {
+    let files = words::lines(&options.process.env_file, "--env-file")?;
+    set_environment(&mut env, files.iter().chain(&options.env), host)?;
+    Ok(env)
+}
+
+/// Sets what `-e` says; `host` looks up the host's environment.
+///
+/// # Errors
+/// There is no name; `host`'s.
+pub fn set_environment<'a>(
+    env: &mut Vec<String>,
+    entries: impl IntoIterator<Item = &'a String>,
+    host: impl Fn(&str) -> Result<Option<String>>,
+) -> Result<()> {
+    for entry in entries {
         match entry.split_once('=') {
             Some(("", _)) => bail!("-e {entry:?} has no name"),
-            Some(_) => set(&mut env, entry),
+            Some(_) => set(env, entry),
             None if entry.is_empty() => bail!("-e {entry:?} has no name"),
             // As docker does: what the host does not have, the container shall not have either.
             None => match host(entry)? {
-                Some(value) => set(&mut env, &format!("{entry}={value}")),
+                Some(value) => set(env, &format!("{entry}={value}")),
                 None => env.retain(|old| name(old) != entry),
             },
         }
     }
-    Ok(env)
+    Ok(())
 }
 
 /// Puts `entry` in the place of the variable of that name, or at the end.

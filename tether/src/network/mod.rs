@@ -13,7 +13,7 @@ mod netlink;
 
 use crate::failure::{Context, Failure};
 use crate::uevents::{DEADLINE, Uevents};
-use crate::{modules, power, sandbox};
+use crate::{modules, namespaces, power};
 use files::{Files, Known};
 use leases::Leases;
 use links::Link;
@@ -39,7 +39,7 @@ impl Network {
     pub fn begin(machine: &MachineSpec) -> Result<Self, Failure> {
         let network = &machine.network;
         network.check().map_err(|why| Failure::new(Stage::Network, why))?;
-        if !network.nics.is_empty() && sandbox::wants(&machine.config, NamespaceKind::Network) {
+        if !network.nics.is_empty() && namespaces::wants(&machine.config, NamespaceKind::Network) {
             let why = "network.nics: the interfaces are the VM's, and \"network\" in linux.namespaces keeps the container \
                        from them: leave out one of both";
             return Err(Failure::new(Stage::Network, why));

@@ -22,13 +22,15 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::unistd::Pid;
 use poller::{Part, Poller, Source};
 use protocol::oci::ConsoleSize;
-use protocol::{Exec, ExitStatus, MachineSpec, Report, Stage, ToGuest, ToHost};
+use protocol::{Exec, ExitStatus, MachineSpec, Report, Stage, Stream, ToGuest, ToHost};
 use session::{News, Phase, Session};
 
 pub use session::hang_up;
 
 /// While the host has not taken this many bytes of what it was told, it is not obeyed: answers would pile up.
 const UNHEARD: usize = 64 << 10;
+/// What comes of a process that was killed.
+const KILLED: ExitStatus = ExitStatus::Signal { signal: libc::SIGKILL, core: false };
 
 /// What the relay works with.
 pub struct Relay<'a> {
@@ -92,9 +94,9 @@ impl<'a> Relay<'a> {
     }
 
     fn turn(&mut self) -> Result<(), Failure> {
-        self.channel.flush()?;
+        self.channel.turn()?;
         self.look_for_events()?;
-        for source in self.poller.wait()? {
+        for source in self.poller.wait(self.channel.due())? {
             match source {
                 Source::Channel => self.channel.receive()?,
                 Source::Deaths => self.reap()?,
@@ -129,8 +131,13 @@ impl<'a> Relay<'a> {
         let poller = &mut self.poller;
         // A port that nobody has the other end of is told of again and again; we want to know when somebody has.
         let away = when(self.channel.deserted, EpollFlags::EPOLLET);
-        let writing = when(!self.channel.link.output().is_empty(), output);
-        poller.look(Source::Channel, &self.channel.fd(), input | writing | away)?;
+        let writing = when(self.channel.is_sending(), output);
+        if self.channel.is_renewed() {
+            poller.lost(Source::Channel);
+        }
+        if let Some(fd) = self.channel.fd() {
+            poller.look(Source::Channel, &fd, input | writing | away)?;
+        }
         poller.look(Source::Deaths, &self.deaths, input)?;
         if let Some(verity) = &*self.verity {
             poller.look(Source::Damage, &verity.fd(), input)?;
@@ -218,7 +225,8 @@ impl<'a> Relay<'a> {
         if phase == Phase::Starting {
             return self.channel.refuse(id, Failure::new(Stage::Run, "the container does not run yet"));
         }
-        let container = Container { pid, config: &self.machine.config, cgroup: self.cgroup };
+        let MachineSpec { config, seccomp, .. } = self.machine;
+        let container = Container { pid, config, cgroup: self.cgroup, seccomp: seccomp.as_ref() };
         match process::exec(exec, &container) {
             Ok(process) => {
                 self.childless = false;
@@ -286,9 +294,13 @@ impl<'a> Relay<'a> {
             return Ok(());
         }
         session.phase = Phase::Reported;
-        // What ends with the container was killed by us.
-        let status = if self.ended { status } else { session.cause(status) };
-        let report = Report::Exited(status);
+        let report = if self.ended && status == KILLED {
+            Report::ContainerEnded // by us
+        } else {
+            let written = |stream| session.written(stream, &self.channel.link);
+            let (stdout, stderr) = (written(Stream::Stdout), written(Stream::Stderr));
+            Report::Exited { status: session.cause(status), stdout, stderr }
+        };
         self.channel.send(&ToHost::Exec { session: session.id, report })
     }
 

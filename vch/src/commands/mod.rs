@@ -1,6 +1,7 @@
 //! What `vch` does with containers, besides running them; each by its own name and options.
 
 pub mod attach;
+pub mod exec;
 pub mod kill;
 pub mod logs;
 pub mod port;
@@ -9,6 +10,7 @@ pub mod rm;
 pub mod run;
 pub mod stop;
 pub mod time;
+pub mod volume;
 pub mod wait;
 
 use std::path::PathBuf;

@@ -9,6 +9,7 @@ use super::kill::say_to;
 use super::{Store, each};
 use crate::containers::{Container, State};
 use crate::monitor::message::ToMonitor;
+use crate::volumes::Volumes;
 
 /// How long a VM that was told to end may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,6 +24,10 @@ pub struct Options {
     /// Stop those that run
     #[arg(short, long)]
     force: bool,
+
+    /// Remove their volumes, too, but for those with a name
+    #[arg(short, long)]
+    volumes: bool,
 
     #[command(flatten)]
     store: Store,
@@ -43,6 +48,9 @@ pub fn run(options: &Options, say: impl Fn(&str)) -> Result<u8> {
             stop(&options.store, &container)?;
         }
         gone(&container)?;
+        if options.volumes {
+            Volumes::of(container.store()).remove_anonymous(&container.record.volumes)?;
+        }
         Ok(name.to_owned())
     };
     each(&options.containers, remove, say)

@@ -4,6 +4,7 @@
 //! STORE/containers/lock               held while a name is given away
 //! STORE/containers/ID/container.json  what it is (Record)
 //! STORE/containers/ID/state.json      how it is (State)
+//! STORE/containers/ID/machine.json    what its guest is told to run (MachineSpec)
 //! STORE/containers/ID/vm.lock         locked by QEMU, which inherits it, as long as the VM lives
 //! STORE/containers/ID/monitor.lock    locked by the process that monitors it
 //! STORE/containers/ID/output.log*     its output (the format: `log`)
@@ -25,15 +26,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use protocol::MachineSpec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use record::{Exit, Record, State};
 
+use crate::volumes::Volumes;
+
 /// What folders and files are called until they are whole.
 const PENDING: &str = ".pending-";
 const RECORD: &str = "container.json";
 const STATE: &str = "state.json";
+const MACHINE: &str = "machine.json";
 const VM_LOCK: &str = "vm.lock";
 /// The most that is read of a file of ours: what is larger is not.
 const LARGEST: u64 = 64 << 20;
@@ -168,6 +173,23 @@ impl Container {
         write(&self.dir.join(STATE), state)
     }
 
+    /// What its guest is told to run.
+    ///
+    /// # Errors
+    /// It was not written down; its folder cannot be read.
+    pub fn machine(&self) -> Result<MachineSpec> {
+        let machine = read(&self.dir.join(MACHINE))?;
+        machine.with_context(|| format!("it is not known what container {} runs", self.record.name))
+    }
+
+    /// Writes down what its guest is to be told to run, before anything can be.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn keep_machine(&self, machine: &MachineSpec) -> Result<()> {
+        write(&self.dir.join(MACHINE), machine)
+    }
+
     /// The lock that tells others that the VM lives: for QEMU to inherit, and not to be kept here.
     ///
     /// # Errors
@@ -190,6 +212,11 @@ impl Container {
         fcntl(&self.open_vm_lock()?, FcntlArg::F_OFD_GETLK(&mut found))
             .context("cannot ask for the VM's lock")?;
         Ok(i32::from(found.l_type) != libc::F_UNLCK)
+    }
+
+    /// The store that it is in.
+    pub fn store(&self) -> &Path {
+        self.dir.parent().and_then(Path::parent).unwrap_or(&self.dir)
     }
 
     /// Where its output is.
@@ -227,6 +254,15 @@ impl Container {
             .with_context(|| format!("cannot remove {}", self.dir.display()))
     }
 
+    /// Removes the folder, and those of its volumes that have no name.
+    ///
+    /// # Errors
+    /// As [`Self::remove`]; a volume cannot be removed.
+    pub fn remove_with_volumes(&self) -> Result<()> {
+        self.remove()?;
+        Volumes::of(self.store()).remove_anonymous(&self.record.volumes)
+    }
+
     fn fill(&self) -> Result<()> {
         write(&self.dir.join(RECORD), &self.record)?;
         self.set_state(&State::Created)?;
@@ -245,12 +281,12 @@ fn is_id(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
-fn private_dir(dir: &Path, parents: bool) -> Result<()> {
+pub(crate) fn private_dir(dir: &Path, parents: bool) -> Result<()> {
     let made = DirBuilder::new().recursive(parents).mode(0o700).create(dir);
     made.with_context(|| format!("cannot make {}", dir.display()))
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let read = || {
         let file = match File::open(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),

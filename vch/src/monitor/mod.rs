@@ -3,11 +3,12 @@
 //! `vch run` starts it as a process of its own, which nobody waits for: clients come and go. It may be killed with -9 at any
 //! instant: the VM goes on, and whoever looks for the container next starts [another monitor](adopt) for it.
 //!
-//! - [`relay`]: the event loop, `lines`: what comes from the VM, `obey`: from the clients, [`stop`]: when it is over; [`clients`], [`connection`]: who is there; [`message`]: what they say
+//! - [`relay`]: the event loop, `lines`: what comes from the VM, `obey`: from the clients, [`stop`]: when it is over; [`clients`], [`connection`], `exec`: who is there; [`message`]: what they say
 
 pub mod adopt;
 pub mod clients;
 pub mod connection;
+mod exec;
 mod host_clock;
 mod lines;
 pub mod message;
@@ -37,7 +38,7 @@ use crate::log::{Limits, Offsets, Writer};
 use crate::options::RunOptions;
 use crate::timeline::Clock;
 use crate::vm::{Home, Vm};
-use crate::{name, network, random, scratch, signal_names, spec};
+use crate::{name, network, random, scratch, signal_names, spec, volumes};
 
 pub use obey::asks_to_end;
 
@@ -48,8 +49,8 @@ use stop::Gone;
 
 /// The monitor's socket in the container's folder.
 pub const CONTROL: &str = "control";
-/// The largest machine spec, in bytes of JSON: a message to the guest, less what stands around it.
-const MOST_SPEC: usize = MAX_TO_GUEST - 4096;
+/// The largest machine spec or exec, in bytes of JSON: a message to the guest, less what stands around it.
+pub const MOST_SPEC: usize = MAX_TO_GUEST - 4096;
 
 /// Whose the VM is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,7 +106,7 @@ fn finish(result: &Result<Outcome>, clients: &mut Clients, kept: Option<Kept>) -
     clients.finish(&ended, Some(&log), || {
         if container.record.remove {
             // What cannot be removed is an ended container, which `vch rm` says more of.
-            let _ = container.remove();
+            let _ = container.remove_with_volumes();
         }
     })
 }
@@ -169,7 +170,9 @@ fn start(
     let uuid = Uuid::from_bytes(random::bytes()?);
     let in_spec = layers.iter().map(|layer| layer.spec(options.verity)).collect::<Result<_>>()?;
     let disks = Disks { layers: in_spec, scratch: uuid };
-    let machine = spec::compose(&config, options, &id, disks, attach.size, host_variable)?;
+    let mut machine = spec::compose(&config, options, &id, disks, attach.size, host_variable)?;
+    let mut volumes = volumes::attach::attach(&store, options.volumes.all(), &config)?;
+    volumes.tell(&mut machine);
     let length = serde_json::to_vec(&machine)?.len();
     ensure!(
         length <= MOST_SPEC,
@@ -186,9 +189,16 @@ fn start(
     let network = network::Host::open(&options.network, &id, &exposed, &store)?;
     let mut record = record(&id, name, options, &config, &machine, attach.stdin)?;
     record.ports = network.ports().to_vec();
+    record.volumes = volumes.names();
+    record.transport = options.channel.transport()?;
     let container = containers.create(record)?;
+    container.keep_machine(&machine)?;
+    volumes.keep();
     let lock = container.lock_monitor()?.context("someone else monitors the new container")?;
     let kept = kept.insert(Kept::open(container, lock, clients)?);
+    // Whoever has asked for it can find it from now on, whatever becomes of this process.
+    clients.tell(&ToClient::Created(id));
+    clients.flush();
     let home = Home { container: &kept.container, outlives: life == Life::Own };
     let (mut vm, wires) = Vm::start(
         &kept.container.record.name,
@@ -198,11 +208,11 @@ fn start(
         &boot,
         &scratch,
         &layers,
+        &volumes.volumes,
         &network,
     )?;
     clock.step("QEMU is started");
-    drop(scratch);
-    clients.tell(&ToClient::Created(id));
+    drop((scratch, volumes));
     let plan = Plan {
         machine,
         layers,
@@ -231,6 +241,7 @@ pub fn attend(
 ) -> Result<()> {
     let mut clients = Clients::with(first)?;
     let lock = container.lock_monitor()?.context("someone else monitors the container")?;
+    container.keep_machine(&plan.machine)?;
     let mut kept = Kept::open(container, lock, &mut clients)?;
     let result = attached(&mut clients).and_then(|_| {
         let mut relay = Relay::new(plan, wires, &kept.container, &mut clients, &mut kept.log, clock)?;
@@ -262,7 +273,7 @@ fn interrupted(clients: &mut Clients) -> Result<Option<Signal>> {
                 Ok(signal) => return Ok(Some(signal)),
             },
             ToMonitor::Closed(_) | ToMonitor::Stop => return Ok(Some(Signal::SIGKILL)),
-            ToMonitor::Attach(_) | ToMonitor::Resize { .. } => {}
+            ToMonitor::Attach(_) | ToMonitor::Exec(_) | ToMonitor::Resize { .. } => {}
         }
     }
     Ok(clients.is_empty().then_some(Signal::SIGHUP))
@@ -282,9 +293,8 @@ fn record(
         }
         _ => libc::SIGTERM,
     };
+    let stop_signal = options.process.stop_signal.unwrap_or(stop_signal);
     Ok(Record {
-        id: id.to_owned(),
-        name,
         image: options.image.clone(),
         command: machine.config.process.args.clone(),
         created: now(),
@@ -292,11 +302,15 @@ fn record(
         stdin,
         stop_signal,
         remove: options.rm,
-        ports: vec![],
+        ..Record::new(id.to_owned(), name)
     })
 }
 
-fn host_variable(name: &str) -> Result<Option<String>> {
+/// A variable of this process's environment, if there is one.
+///
+/// # Errors
+/// It is not UTF-8.
+pub fn host_variable(name: &str) -> Result<Option<String>> {
     match std::env::var(name) {
         Ok(value) => Ok(Some(value)),
         Err(VarError::NotPresent) => Ok(None),
