@@ -27,6 +27,7 @@ mod layers;
 #[path = "../conformance/listing.rs"]
 mod listing;
 mod monitor;
+mod network;
 mod oci;
 mod privileges;
 mod reconnect;
@@ -50,6 +51,7 @@ fn main() {
         iso::tests(),
         layers::tests(),
         monitor::tests(),
+        network::tests(),
         oci::tests(),
         privileges::tests(),
         reconnect::tests(),

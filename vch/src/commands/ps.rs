@@ -82,7 +82,7 @@ impl Options {
         harmless(container.record.command.join(" ").as_bytes(), most)
     }
 
-    fn row(&self, container: &Container, state: &State) -> [String; 6] {
+    fn row(&self, container: &Container, state: &State) -> [String; 7] {
         let record = &container.record;
         [
             self.id(container).to_owned(),
@@ -90,6 +90,7 @@ impl Options {
             format!("\"{}\"", self.command(container)),
             format!("{} ago", time::human(monitor::now().saturating_sub(record.created))),
             status(state),
+            ports(container, state),
             record.name.clone(),
         ]
     }
@@ -104,8 +105,17 @@ impl Options {
         let object = json!({
             "ID": self.id(container), "Names": record.name, "Image": record.image, "Command": self.command(container),
             "CreatedAt": record.created, "State": name, "Status": status(state), "ExitCode": code,
+            "Ports": ports(container, state),
         });
         format!("{object}\n")
+    }
+}
+
+/// Those of one that has ended lead nowhere.
+fn ports(container: &Container, state: &State) -> String {
+    match state {
+        State::Exited { .. } => String::new(),
+        _ => container.record.ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     }
 }
 
@@ -118,12 +128,12 @@ fn status(state: &State) -> String {
     }
 }
 
-fn table(rows: impl Iterator<Item = [String; 6]>) -> String {
-    let head = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"].map(str::to_owned);
+fn table(rows: impl Iterator<Item = [String; 7]>) -> String {
+    let head = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"].map(str::to_owned);
     let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 6] = std::array::from_fn(width);
-    let line = |row: &[String; 6]| {
+    let widths: [usize; 7] = std::array::from_fn(width);
+    let line = |row: &[String; 7]| {
         let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         format!("{}\n", cells.join("   ").trim_end())
     };
