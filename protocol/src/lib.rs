@@ -41,7 +41,7 @@ pub use frame::Stream;
 pub use line::State;
 pub use link::{CHECKED_HIGH_WATER, Event, GuestLink, HIGH_WATER, HostLink, Link};
 pub use machine::{Disks, Layer, MachineSpec, RootHash, SPEC_VERSION, Verity, Volume};
-pub use message::{Exec, ExitStatus, Failure, Report, Seed, Stage, Start, Step, ToGuest, ToHost};
+pub use message::{Exec, ExitStatus, Failure, Report, Seed, Stage, Start, Stats, Step, ToGuest, ToHost};
 pub use resume::MOST_SESSIONS;
 pub use session::{EXEC_WINDOW, WINDOW};
 pub use table::Kept;

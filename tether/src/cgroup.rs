@@ -14,8 +14,15 @@ pub struct Cgroup(());
 impl Cgroup {
     /// Makes the cgroup.
     pub fn create() -> Result<Self, Failure> {
+        // For statistics, which can do without.
+        let _uncounted = fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory +io +pids");
         fs::create_dir(PATH).at(Stage::Config, || format!("making the cgroup {PATH}"))?;
         Ok(Self(()))
+    }
+
+    /// Where its files are.
+    pub fn path(&self) -> &str {
+        PATH
     }
 
     /// Moves the calling process into it.

@@ -12,7 +12,9 @@ use crate::cgroup::Cgroup;
 use crate::channel::{Channel, SESSION};
 use crate::entropy;
 use crate::failure::{Context, Failure};
+use crate::kernel_log::{KernelLog, Victim};
 use crate::process::{self, Container, Deaths, Process, Reaped};
+use crate::statistics;
 use crate::timeline::{self, Timeline};
 use crate::verity::Verity;
 use nix::libc;
@@ -39,6 +41,7 @@ pub struct Relay<'a> {
     verity: &'a mut Option<Verity>,
     timeline: &'a mut Timeline,
     deaths: Deaths,
+    kernel_log: Option<KernelLog>,
     poller: Poller,
     /// The container's is the first.
     sessions: Vec<Session>,
@@ -69,6 +72,7 @@ impl<'a> Relay<'a> {
             verity,
             timeline,
             deaths,
+            kernel_log: KernelLog::from_now(),
             poller: Poller::new()?,
             sessions,
             ended: false,
@@ -93,6 +97,7 @@ impl<'a> Relay<'a> {
                 Source::Channel => self.channel.receive()?,
                 Source::Deaths => self.reap()?,
                 Source::Damage => self.tell_damage()?,
+                Source::KernelLog => self.tell_victims()?,
                 Source::Of(id, part) => self.serve(id, part)?,
             }
         }
@@ -127,6 +132,9 @@ impl<'a> Relay<'a> {
         poller.look(Source::Deaths, &self.deaths, input)?;
         if let Some(verity) = &*self.verity {
             poller.look(Source::Damage, &verity.fd(), input)?;
+        }
+        if let Some(log) = &self.kernel_log {
+            poller.look(Source::KernelLog, log.fd(), input)?;
         }
         self.sessions.iter().try_for_each(|session| session.look(&self.channel.link, poller))
     }
@@ -174,6 +182,7 @@ impl<'a> Relay<'a> {
                 let _impossible_time = timeline::set_clock(nanos);
                 Ok(())
             }
+            ToGuest::Stats => self.channel.send(&ToHost::Stats(statistics::read(self.cgroup))),
             ToGuest::Seed(seed) => {
                 let _as_it_was = entropy::mix_in(&seed);
                 Ok(())
@@ -311,6 +320,15 @@ impl<'a> Relay<'a> {
         self.verity.as_mut().map_or(Ok(()), |verity| verity.tell(self.channel))
     }
 
+    fn tell_victims(&mut self) -> Result<(), Failure> {
+        for Victim { pid, name } in self.kernel_log.iter_mut().flat_map(KernelLog::victims) {
+            if self.channel.link.unheard() < UNHEARD {
+                self.channel.send(&ToHost::OutOfMemory { pid, name })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Once the container's process is dead, all its output has been sent, and all execs have been reported, says how it
     /// ended.
     fn report_exit(&mut self) -> Result<(), Failure> {
@@ -322,6 +340,7 @@ impl<'a> Relay<'a> {
         container.phase = Phase::Reported;
         let status = container.cause(status);
         self.tell_damage()?;
+        self.tell_victims()?;
         let peak_rss = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().cast_unsigned());
         self.channel.send(&ToHost::Exited { status, timeline: self.timeline.take("drained"), peak_rss })
     }

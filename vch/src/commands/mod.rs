@@ -7,6 +7,7 @@ pub mod logs;
 pub mod ps;
 pub mod rm;
 pub mod run;
+pub mod stats;
 pub mod stop;
 pub mod time;
 pub mod volume;
