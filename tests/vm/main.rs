@@ -28,6 +28,7 @@ mod oci;
 mod reconnect;
 mod signals;
 mod stdio;
+mod streams;
 mod terminal;
 mod verity;
 
@@ -48,6 +49,7 @@ fn main() {
         reconnect::tests(),
         signals::tests(),
         stdio::tests(),
+        streams::tests(),
         terminal::tests(),
         verity::tests(),
     ]
