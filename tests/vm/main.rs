@@ -33,6 +33,7 @@ mod privileges;
 mod reconnect;
 mod signals;
 mod stdio;
+mod streams;
 mod terminal;
 mod verity;
 
@@ -57,6 +58,7 @@ fn main() {
         reconnect::tests(),
         signals::tests(),
         stdio::tests(),
+        streams::tests(),
         terminal::tests(),
         verity::tests(),
     ]
