@@ -30,6 +30,7 @@ mod signals;
 mod stdio;
 mod terminal;
 mod verity;
+mod volumes;
 
 use harness::Test;
 
@@ -50,6 +51,7 @@ fn main() {
         stdio::tests(),
         terminal::tests(),
         verity::tests(),
+        volumes::tests(),
     ]
     .into_iter()
     .flatten()
