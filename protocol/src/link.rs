@@ -84,6 +84,12 @@ impl<In: DeserializeOwned, Out: Serialize> Link<In, Out> {
         id
     }
 
+    /// Whether [`Link::open`] makes a session now. It will be possible later, too, if fewer than
+    /// [`MOST_SESSIONS`](crate::MOST_SESSIONS) are open.
+    pub fn can_open(&self) -> bool {
+        self.table.can_open()
+    }
+
     /// Ends a session other than the first: nothing of it is sent or received any more.
     pub fn close(&mut self, session: u32) {
         self.table.close(session);

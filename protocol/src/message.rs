@@ -144,7 +144,7 @@ pub enum ToHost {
         /// The block's number, counted from the disk's start in 4096 bytes; the tree's own blocks are counted, too.
         block: u64,
     },
-    /// What came of a [`ToGuest::Exec`]. The last word of each, [`Report::Exited`] or [`Report::Failed`], comes before the
+    /// What came of a [`ToGuest::Exec`]. The last word of each, any but [`Report::Started`], comes before the
     /// container's own [`ToHost::Exited`]; an order that comes later is answered, too, until the guest powers off.
     Exec {
         /// Its session.
@@ -163,13 +163,24 @@ pub enum ToHost {
 
 /// What came of an exec.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum Report {
     /// Its process runs: `execve` has succeeded.
     Started,
-    /// Its process has ended; by SIGKILL if the container has. Its last output may still be on its way, and there may be more,
-    /// for processes that it has started live on as long as the container, and may hold its stdout.
-    Exited(ExitStatus),
+    /// Its process has ended. Its last output may still be on its way, and there may be more, for processes that it has started
+    /// live on as long as the container, and may hold its stdout.
+    #[serde(rename_all = "camelCase")]
+    Exited {
+        /// How.
+        status: ExitStatus,
+        /// Bytes of stdout that had been written when it ended; what comes behind them is others'. The largest number where that
+        /// is not known, as with a terminal.
+        stdout: u64,
+        /// The same of stderr.
+        stderr: u64,
+    },
+    /// The container has ended, so its process was killed, as all others.
+    ContainerEnded,
     /// It could not be started. Nothing but this session is touched; its streams have ended.
     Failed(Failure),
 }

@@ -54,10 +54,13 @@ impl Table {
         self.sessions.iter_mut().find(|session| session.id == id)
     }
 
+    pub(crate) fn can_open(&self) -> bool {
+        self.sessions.len() + self.closing.len() < MOST_SESSIONS && self.adopting.is_none()
+    }
+
     /// Makes a session. None if there are too many, or the host does not know yet which there are.
     pub(crate) fn open(&mut self) -> Option<u32> {
-        let room = self.sessions.len() + self.closing.len() < MOST_SESSIONS && self.adopting.is_none();
-        let id = self.last.checked_add(1).filter(|_| room)?;
+        let id = self.last.checked_add(1).filter(|_| self.can_open())?;
         self.last = id;
         self.sessions.push(Session::new(id, self.side));
         Some(id)

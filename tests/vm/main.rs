@@ -5,6 +5,7 @@
 //! Run by `cargo xtask test`, which builds what is booted. A test that cannot run here is counted as ignored, and says why.
 #![allow(missing_docs, reason = "the test's name says what it promises")]
 
+mod background;
 mod config;
 mod control;
 #[expect(dead_code, reason = "no layers that take long to list")]
@@ -12,6 +13,7 @@ mod control;
 mod corpus;
 mod corpus_in_a_vm;
 mod exec;
+mod exec_cli;
 mod exec_host;
 mod failures;
 mod harness;
@@ -40,6 +42,7 @@ fn main() {
         control::tests(),
         corpus_in_a_vm::tests(),
         exec::tests(),
+        exec_cli::tests(),
         failures::tests(),
         images::tests(),
         iso::tests(),

@@ -1,14 +1,12 @@
 //! Containers that outlive those who started them: `vch run -d`, `ps`, `logs`, `attach`, `kill`, `stop`, `wait`, `rm`, and
 //! `kill -9` of the monitor.
 
-use crate::harness::{Test, command_with_store, eventually, qemus, temporary, vch};
+use crate::background::Background;
+use crate::harness::{Test, command_with_store, eventually, qemus, temporary};
 use crate::tests;
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use std::io::Read;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 pub fn tests() -> Vec<Test> {
@@ -20,91 +18,6 @@ pub fn tests() -> Vec<Test> {
         a_client_finds_the_next_monitor,
         an_end_that_nobody_sees
     ]
-}
-
-/// `vch COMMAND --store STORE ARGUMENTS`.
-fn cli(store: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(vch());
-    command.arg(arguments[0]).arg("--store").arg(store).args(&arguments[1..]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-/// What it prints, when all goes well.
-fn said(store: &Path, arguments: &[&str]) -> Result<String> {
-    let output = cli(store, arguments).output()?;
-    let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{arguments:?}: {}, {error}", output.status);
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-/// `vch run -d`, in a store of its own; gone with the value.
-struct Background {
-    store: tempfile::TempDir,
-    name: &'static str,
-}
-
-impl Background {
-    fn run(name: &'static str, options: &[&str], arguments: &[&str]) -> Result<Self> {
-        let store = temporary()?;
-        let started = Self { store, name };
-        started.again(name, options, arguments)?;
-        Ok(started)
-    }
-
-    /// Another one in the same store; gives its ID.
-    fn again(&self, name: &str, options: &[&str], arguments: &[&str]) -> Result<String> {
-        let options = [&["-d"], options].concat();
-        let mut command = command_with_store(self.store.path(), name, &options, arguments);
-        // Kept when it has ended.
-        let kept: Vec<_> = command.get_args().filter(|word| *word != "--rm").map(ToOwned::to_owned).collect();
-        command = Command::new(command.get_program());
-        let output = command.args(kept).stdin(Stdio::null()).output()?;
-        let error = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{}: {error}", output.status);
-        let id = String::from_utf8(output.stdout)?.trim().to_owned();
-        ensure!(id.len() == 64, "{id:?}");
-        Ok(id)
-    }
-
-    fn said(&self, arguments: &[&str]) -> Result<String> {
-        said(self.store.path(), arguments)
-    }
-
-    fn cli(&self, arguments: &[&str]) -> Command {
-        cli(self.store.path(), arguments)
-    }
-
-    /// The process that monitors it.
-    fn monitor(&self) -> Result<Pid> {
-        let store = self.store.path().as_os_str().as_encoded_bytes();
-        for process in std::fs::read_dir("/proc")?.flatten() {
-            let Ok(line) = std::fs::read(process.path().join("cmdline")) else { continue };
-            let words: Vec<_> = line.split(|byte| *byte == 0).collect();
-            let monitors = words.get(1).is_some_and(|word| [&b"monitor"[..], b"adopt"].contains(word));
-            if monitors && words.contains(&store) {
-                return Ok(Pid::from_raw(process.file_name().to_string_lossy().parse()?));
-            }
-        }
-        anyhow::bail!("no monitor")
-    }
-
-    fn kill_monitor(&self) -> Result<()> {
-        let monitor = self.monitor()?;
-        kill(monitor, Signal::SIGKILL)?;
-        eventually("the monitor is gone", || self.monitor().ok() != Some(monitor))
-    }
-}
-
-impl Drop for Background {
-    /// A test that fails leaves no VM behind.
-    fn drop(&mut self) {
-        if let Ok(ids) = said(self.store.path(), &["ps", "-aq"]) {
-            for id in ids.lines() {
-                let _ = self.cli(&["rm", "-f", id]).output();
-            }
-        }
-    }
 }
 
 fn in_the_background() -> Result<()> {

@@ -14,7 +14,7 @@ use protocol::{
     Event, ExitStatus, Failure, HostLink, Kept, MachineSpec, Seed, Start, Step, Stream, ToGuest, ToHost,
 };
 
-use crate::execs::Execs;
+use crate::execs::{self, Execs};
 
 /// The container's process, as the channel knows it.
 pub const SESSION: u32 = 0;
@@ -131,13 +131,22 @@ impl Conversation {
         while let Some(event) = self.link.event().context(BROKEN)? {
             match event {
                 Event::Connected(_) => {
-                    self.connected = true;
-                    self.refresh()?;
+                    self.found()?;
                 }
                 Event::Message(message) => self.take(message).context(BROKEN)?,
             }
         }
         Ok(())
+    }
+
+    /// The guest has been found, for the first time or again.
+    fn found(&mut self) -> Result<()> {
+        if self.adopted && !self.connected {
+            let others = self.link.sessions().filter(|session| *session != SESSION);
+            others.for_each(|session| self.execs.adopt(session, execs::State::Unknown));
+        }
+        self.connected = true;
+        self.refresh()
     }
 
     /// Tells a guest that may have stood still, or been copied, what it cannot know: the time, and random numbers of its own. (Else
@@ -201,6 +210,7 @@ impl Conversation {
                 self.unmounted = true;
                 self.link.send(&ToGuest::Acknowledged)?;
             }
+            // Of one that the host before has closed.
             (_, ToHost::Exec { session, .. }) if self.adopted && self.execs.state(session).is_none() => {}
             (_, ToHost::Exec { session, report }) => self.execs.take(session, report)?,
             (phase, message) => bail!("it says {:?} while {phase}", Kind(&message)),

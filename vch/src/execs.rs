@@ -9,6 +9,8 @@ use protocol::{Exec, HostLink, Report, Stream, ToGuest};
 
 use crate::exit::End;
 
+const OUTPUTS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
+
 /// How far an exec is.
 #[derive(Debug, Clone, PartialEq)]
 pub enum State {
@@ -18,12 +20,22 @@ pub enum State {
     Running,
     /// Its process has ended, or could not be started.
     Ended(End),
+    /// Another host has started it: how far it is, is not known before the guest says more of it.
+    Unknown,
+}
+
+/// An exec.
+#[derive(Debug)]
+struct Known {
+    state: State,
+    /// Bytes of stdout and of stderr that are its process's own, once that has ended.
+    own: [u64; 2],
 }
 
 /// All that were not closed.
 #[derive(Debug, Default)]
 pub struct Execs {
-    states: BTreeMap<u32, State>,
+    all: BTreeMap<u32, Known>,
     /// The highest session ID so far.
     last: u32,
 }
@@ -54,7 +66,7 @@ impl Execs {
 
     /// Knows of an exec that another host process has started.
     pub fn adopt(&mut self, session: u32, state: State) {
-        self.states.insert(session, state);
+        self.all.insert(session, Known { state, own: [u64::MAX; 2] });
         self.last = self.last.max(session);
     }
 
@@ -63,30 +75,58 @@ impl Execs {
     /// # Errors
     /// It says what tether would not.
     pub fn take(&mut self, session: u32, report: Report) -> Result<()> {
-        let Some(state) = self.states.get_mut(&session) else {
+        let Some(exec) = self.all.get_mut(&session) else {
             if session <= self.last {
                 return Ok(()); // said before it knew that the session is closed
             }
             bail!("it speaks of session {session}, which does not exist");
         };
-        *state = match (&*state, report) {
-            (State::Asked, Report::Started) => State::Running,
-            (State::Running, Report::Exited(status)) => State::Ended(End::Exited(status)),
-            (State::Asked | State::Running, Report::Failed(failure)) => State::Ended(End::Failed(failure)),
+        exec.state = match (&exec.state, report) {
+            (State::Asked | State::Unknown, Report::Started) => State::Running,
+            (State::Running | State::Unknown, Report::Exited { status, stdout, stderr }) => {
+                exec.own = [stdout, stderr];
+                State::Ended(End::Exited(status))
+            }
+            (State::Running | State::Unknown, Report::ContainerEnded) => State::Ended(End::WithContainer),
+            (State::Asked | State::Running | State::Unknown, Report::Failed(failure)) => {
+                State::Ended(End::Failed(failure))
+            }
             _ => bail!("it says of session {session} what cannot be"),
         };
         Ok(())
     }
 
+    /// How many there are that were not closed.
+    pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    /// The sessions of all that were not closed.
+    pub fn sessions(&self) -> impl Iterator<Item = u32> {
+        self.all.keys().copied()
+    }
+
     /// How far an exec is; none if it is closed.
     pub fn state(&self, session: u32) -> Option<&State> {
-        self.states.get(&session)
+        self.all.get(&session).map(|exec| &exec.state)
+    }
+
+    /// How it ended, once all that its process has written was used, too. What that has started may live on, and write more.
+    pub fn done(&self, link: &HostLink, session: u32) -> Option<&End> {
+        let exec = self.all.get(&session)?;
+        let is_used = |(stream, own): (Stream, u64)| {
+            link.finished(session, stream) || link.position(session, stream) >= own
+        };
+        match &exec.state {
+            State::Ended(end) if OUTPUTS.into_iter().zip(exec.own).all(is_used) => Some(end),
+            _ => None,
+        }
     }
 
     /// How it ended, once all its output was used, too. (A process that it has left behind may hold its stdout for as long as
-    /// the container runs: who does not want to wait for that looks at [`Execs::state`].)
+    /// the container runs: who does not want to wait for that looks at [`Execs::done`].)
     pub fn ended(&self, link: &HostLink, session: u32) -> Option<&End> {
-        match self.states.get(&session) {
+        match self.state(session) {
             Some(State::Ended(end)) if is_finished(link, session) => Some(end),
             _ => None,
         }
@@ -94,7 +134,7 @@ impl Execs {
 
     /// Whether nothing is left to be read of any.
     pub fn are_finished(&self, link: &HostLink) -> bool {
-        self.states.keys().all(|session| self.ended(link, *session).is_some())
+        self.all.keys().all(|session| self.ended(link, *session).is_some())
     }
 
     /// Sends a signal to its process.
@@ -116,12 +156,12 @@ impl Execs {
 
     /// Forgets it. The guest kills its process if it still runs; not what that has started.
     pub fn close(&mut self, link: &mut HostLink, session: u32) {
-        if self.states.remove(&session).is_some() {
+        if self.all.remove(&session).is_some() {
             link.close(session);
         }
     }
 }
 
 fn is_finished(link: &HostLink, session: u32) -> bool {
-    [Stream::Stdout, Stream::Stderr].iter().all(|stream| link.finished(session, *stream))
+    OUTPUTS.iter().all(|stream| link.finished(session, *stream))
 }

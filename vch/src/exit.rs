@@ -47,6 +47,8 @@ pub enum End {
     Killed(Signal),
     /// Nobody reads this stream any more, so we stopped the VM.
     Closed(Stream),
+    /// Of an exec: the container has ended, and so its process was killed.
+    WithContainer,
 }
 
 /// Signals by their numbers.
@@ -98,12 +100,24 @@ impl End {
         match self {
             Self::Exited(ExitStatus::Code(code)) => *code,
             Self::Exited(ExitStatus::Signal { signal, .. }) => signalled(*signal),
-            Self::Exited(ExitStatus::Oom) => signalled(libc::SIGKILL),
+            Self::Exited(ExitStatus::Oom) | Self::WithContainer => signalled(libc::SIGKILL),
             Self::Failed(Failure { stage: Stage::Exec, errno: Some(libc::ENOENT), .. }) => NOT_FOUND,
             Self::Failed(Failure { stage: Stage::Exec, .. }) => NOT_EXECUTABLE,
             Self::Failed(_) => OURS,
             Self::Killed(signal) => signalled(*signal as i32),
             Self::Closed(_) => signalled(libc::SIGPIPE),
+        }
+    }
+
+    /// The sentence for the user, where it is how an exec ended; none when that ended by itself.
+    pub fn of_exec(&self) -> Option<String> {
+        match self {
+            Self::Exited(ExitStatus::Oom) => Some("memory ran out, and the command was killed for it".into()),
+            Self::Exited(_) => None,
+            Self::Failed(failure) => Some(format!("could not run the command: {}", reason(failure))),
+            Self::WithContainer | Self::Killed(_) | Self::Closed(_) => {
+                Some("the container has ended, and the command with it".into())
+            }
         }
     }
 }
@@ -129,6 +143,7 @@ impl Outcome {
             End::Failed(failure) => Some(failed(failure)),
             End::Killed(signal) => Some(format!("got {}; the VM was stopped", signal.as_str())),
             End::Closed(stream) => Some(format!("{} was closed; the VM was stopped", name(*stream))),
+            End::WithContainer => self.end.of_exec(),
         }
     }
 }
@@ -146,14 +161,19 @@ fn name(stream: Stream) -> &'static str {
 }
 
 fn failed(failure: &Failure) -> String {
+    match failure.stage {
+        Stage::Run => format!("the guest failed while {}", reason(failure)),
+        _ => format!("could not start the container: {}", reason(failure)),
+    }
+}
+
+/// Where it failed, and why.
+fn reason(failure: &Failure) -> String {
     let message = match (failure.message.trim(), failure.errno) {
         ("", Some(errno)) => Errno::from_raw(errno).desc().to_owned(),
         (message, _) => harmless(message.as_bytes(), SENTENCE),
     };
-    match failure.stage {
-        Stage::Run => format!("the guest failed while {}: {message}", failure.stage),
-        _ => format!("could not start the container: {}: {message}", failure.stage),
-    }
+    format!("{}: {message}", failure.stage)
 }
 
 #[cfg(test)]

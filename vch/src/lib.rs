@@ -8,7 +8,7 @@
 //! - [`containers`]: their folders; [`name`]: their names; [`log`]: their output, kept
 //! - [`monitor`]: the process that a container has on the host; [`conversation`]: what it says to the guest, in the protocol's order; [`execs`]: what runs beside the container's process
 //! - [`qemu`]: the command line; [`vm`]: the process; [`qmp`], [`console`]: what it says
-//! - [`client`]: the user's side of it; [`stdio`], [`terminal`], [`signals`], [`progress`]: the user
+//! - [`line`]: between two processes of ours; [`client`]: the user's side of it; [`stdio`], [`terminal`], [`signals`], [`progress`]: the user
 //! - [`exit`]: the outcome, its exit code and its sentence; [`timeline`]: what happened when
 
 pub mod accel;
@@ -25,6 +25,7 @@ pub mod execs;
 pub mod exit;
 pub mod image;
 pub mod layers;
+pub mod line;
 pub mod log;
 pub mod mke2fs;
 pub mod monitor;
@@ -107,7 +108,9 @@ fn outcome(finish: Finish) -> Result<Outcome> {
     match finish {
         Finish::Ended(Ended::Known(outcome)) => Ok(outcome),
         Finish::Ended(Ended::Failed(error)) => Err(anyhow!(error)),
-        Finish::Ended(Ended::Recorded { error, .. }) => Err(anyhow!(error.unwrap_or_default())),
+        Finish::Ended(Ended::Recorded { error, .. } | Ended::Exec { error, .. }) => {
+            Err(anyhow!(error.unwrap_or_default()))
+        }
         Finish::Started(_) | Finish::Detached | Finish::Closed(_) | Finish::Lost => {
             bail!("the container's monitor has gone")
         }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use vch::commands::{attach, kill, logs, ps, rm, run, stop, volume, wait};
+use vch::commands::{attach, exec, kill, logs, ps, rm, run, stop, volume, wait};
 use vch::containers::Containers;
 use vch::exit::OURS;
 use vch::monitor::{self, Life};
@@ -37,6 +37,10 @@ enum Command {
     Run(Box<Arguments>),
     /// Show what a container writes from now on, and send it stdin and signals
     Attach(attach::Options),
+    /// Run a command in a running container
+    ///
+    /// The exit status is the command's, as with `vch run`; 137 if the container ends before it.
+    Exec(exec::Options),
     /// Show what a container has written
     Logs(logs::Options),
     /// List containers
@@ -90,6 +94,7 @@ fn obey(command: Command) -> Result<u8> {
     match command {
         Command::Run(arguments) => run::run(&arguments.0, arguments_of_run(), say),
         Command::Attach(options) => attach::run(&options, say),
+        Command::Exec(options) => exec::run(&options, say),
         Command::Logs(options) => logs::run(&options),
         Command::Ps(options) => ps::run(&options),
         Command::Stop(options) => stop::run(&options, say),

@@ -105,19 +105,32 @@ fn environment(
     for entry in image.env().iter().flatten() {
         set(&mut env, entry);
     }
-    for entry in &options.env {
+    set_environment(&mut env, &options.env, host)?;
+    Ok(env)
+}
+
+/// Sets what `-e` says; `host` looks up the host's environment.
+///
+/// # Errors
+/// There is no name; `host`'s.
+pub fn set_environment(
+    env: &mut Vec<String>,
+    entries: &[String],
+    host: impl Fn(&str) -> Result<Option<String>>,
+) -> Result<()> {
+    for entry in entries {
         match entry.split_once('=') {
             Some(("", _)) => bail!("-e {entry:?} has no name"),
-            Some(_) => set(&mut env, entry),
+            Some(_) => set(env, entry),
             None if entry.is_empty() => bail!("-e {entry:?} has no name"),
             // As docker does: what the host does not have, the container shall not have either.
             None => match host(entry)? {
-                Some(value) => set(&mut env, &format!("{entry}={value}")),
+                Some(value) => set(env, &format!("{entry}={value}")),
                 None => env.retain(|old| name(old) != entry),
             },
         }
     }
-    Ok(env)
+    Ok(())
 }
 
 /// Puts `entry` in the place of the variable of that name, or at the end.

@@ -52,7 +52,13 @@ enum Command {
         signed_modules: bool,
     },
     /// Builds everything and runs all tests; arguments after `--` go to `cargo test`.
-    Test(Install),
+    Test {
+        #[command(flatten)]
+        install: Install,
+        /// Instead the tests of real services (PostgreSQL, Redis, nginx), in images that mmdebstrap makes.
+        #[arg(long)]
+        services: bool,
+    },
     /// Measures what a containerVM costs (guest instructions, seconds, bytes) and what a layer disk costs to make (CPU
     /// seconds, seconds, memory); each beside a floor.
     Bench {
@@ -100,8 +106,9 @@ fn execute(command: Command, rest: Option<Vec<OsString>>) -> Result<ExitCode> {
             let signatures = if signed_modules { Signatures::Kept } else { Signatures::Cut };
             iso::build(&workspace, signatures)?;
         }
-        Command::Test(Install { no_install }) => {
-            return test::run(&workspace, no_install, rest.unwrap_or_default());
+        Command::Test { install: Install { no_install }, services } => {
+            let tests = if services { test::Tests::Services } else { test::Tests::All };
+            return test::run(&workspace, tests, no_install, rest.unwrap_or_default());
         }
         Command::Bench { install: Install { no_install }, subject } => {
             bench::run(&workspace, subject, no_install)?;

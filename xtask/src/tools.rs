@@ -32,6 +32,8 @@ pub enum Task {
     BenchImage,
     /// All tests, so all of the above but benchmarks.
     Test,
+    /// The tests of real services.
+    Services,
 }
 
 /// How to see whether a need is met.
@@ -70,13 +72,19 @@ const NEEDS: &[(Look, &str, &[Task])] = &[
     (Program("veritysetup"), "cryptsetup-bin", &[Task::Test]),
     (Program("objcopy"), "binutils", &[Task::Test]),
     (Program("strace"), "strace", &[Task::Test]),
-    (Program("mmdebstrap"), "mmdebstrap", &[Task::BenchImage]),
+    (Program("mmdebstrap"), "mmdebstrap", &[Task::BenchImage, Task::Services]),
     (Program("zstd"), "zstd", &[Task::BenchImage]),
 ];
 
 impl Task {
     fn includes(self, other: Task) -> bool {
-        other == Task::Build || self == other || (self == Task::Test && other != Task::BenchImage)
+        other == Task::Build
+            || self == other
+            || match self {
+                Task::Test => !matches!(other, Task::BenchImage | Task::Services),
+                Task::Services => other == Task::Run,
+                _ => false,
+            }
     }
 }
 

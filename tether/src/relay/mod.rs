@@ -21,13 +21,15 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::unistd::Pid;
 use poller::{Part, Poller, Source};
 use protocol::oci::ConsoleSize;
-use protocol::{Exec, ExitStatus, MachineSpec, Report, Stage, ToGuest, ToHost};
+use protocol::{Exec, ExitStatus, MachineSpec, Report, Stage, Stream, ToGuest, ToHost};
 use session::{News, Phase, Session};
 
 pub use session::hang_up;
 
 /// While the host has not taken this many bytes of what it was told, it is not obeyed: answers would pile up.
 const UNHEARD: usize = 64 << 10;
+/// What comes of a process that was killed.
+const KILLED: ExitStatus = ExitStatus::Signal { signal: libc::SIGKILL, core: false };
 
 /// What the relay works with.
 pub struct Relay<'a> {
@@ -274,9 +276,13 @@ impl<'a> Relay<'a> {
             return Ok(());
         }
         session.phase = Phase::Reported;
-        // What ends with the container was killed by us.
-        let status = if self.ended { status } else { session.cause(status) };
-        let report = Report::Exited(status);
+        let report = if self.ended && status == KILLED {
+            Report::ContainerEnded // by us
+        } else {
+            let written = |stream| session.written(stream, &self.channel.link);
+            let (stdout, stderr) = (written(Stream::Stdout), written(Stream::Stderr));
+            Report::Exited { status: session.cause(status), stdout, stderr }
+        };
         self.channel.send(&ToHost::Exec { session: session.id, report })
     }
 

@@ -141,6 +141,18 @@ impl Session {
         self.process.stdio.stdout.is_none() && self.process.stdio.stderr.is_none()
     }
 
+    /// How many bytes of an output have been written by now: those that were read, and those in the pipe. Of a terminal nobody
+    /// can tell: what was written to it comes out a little later.
+    pub fn written(&self, stream: Stream, link: &GuestLink) -> u64 {
+        let fd =
+            if stream == Stream::Stderr { &self.process.stdio.stderr } else { &self.process.stdio.stdout };
+        match fd {
+            Some(_) if self.process.terminal => u64::MAX,
+            Some(fd) => link.position(self.id, stream) + rustix::io::ioctl_fionread(fd).unwrap_or(0),
+            None => link.position(self.id, stream),
+        }
+    }
+
     pub fn signal(&self, number: i32) -> Result<(), Failure> {
         let Some(pid) = self.pid().filter(|_| matches!(self.phase, Phase::Starting | Phase::Running)) else {
             return Ok(());

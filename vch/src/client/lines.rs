@@ -1,7 +1,5 @@
 //! What a client does with each of its lines: the monitor's, and the user's.
 
-use std::io::{ErrorKind, Read, Write};
-
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::PollFlags;
@@ -10,7 +8,7 @@ use protocol::oci::ConsoleSize;
 use protocol::{Event, Stream};
 
 use super::detach::{Keys, Scanned};
-use super::{CHUNK, Client, Finish, Source, is_closed};
+use super::{Client, Finish, Role, Source, is_closed};
 use crate::conversation::SESSION;
 use crate::log::Offsets;
 use crate::monitor::asks_to_end;
@@ -36,32 +34,16 @@ impl Client<'_> {
     }
 
     fn monitor(&mut self, flags: PollFlags) -> Result<Option<Finish>> {
-        if flags.contains(PollFlags::POLLOUT) {
-            match self.line.write(self.link.output()) {
-                Ok(count) => self.link.wrote(count),
-                // What was said before is still to be read.
-                Err(_) if flags.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) => {}
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-                Err(_) => return Ok(Some(Finish::Lost)),
-            }
-        }
-        if flags == PollFlags::POLLOUT {
-            return Ok(None);
-        }
-        let mut chunk = [0; CHUNK];
-        let count = match self.line.read(&mut chunk) {
-            Ok(count) if count > 0 => count,
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(None),
-            _ => return Ok(Some(Finish::Lost)),
-        };
         const BROKEN: &str = "the container's monitor is of another version, or broken";
-        self.link.receive(chunk.get(..count).unwrap_or_default()).context(BROKEN)?;
-        while let Some(event) = self.link.event().context(BROKEN)? {
+        if !self.line.turn(flags).context(BROKEN)? {
+            return Ok(Some(Finish::Lost));
+        }
+        while let Some(event) = self.line.link.event().context(BROKEN)? {
             if let Event::Message(message) = event {
                 self.hear(message)?;
             }
         }
-        if self.link.unwanted(SESSION, Stream::Stdin) {
+        if self.line.link.unwanted(SESSION, Stream::Stdin) {
             self.stdin = None;
         }
         Ok(None)
@@ -81,7 +63,7 @@ impl Client<'_> {
                 if self.raw && self.mode.is_none() {
                     self.mode = Some(Raw::enter(&self.stdio.stdin)?);
                 }
-                self.resize(!self.attach.owner)?;
+                self.resize(self.role == Role::Visitor)?;
             }
             ToClient::Warning(text) => {
                 self.progress.clear(self.stdio);
@@ -106,11 +88,12 @@ impl Client<'_> {
             self.resize(false)?;
             return Ok(None);
         }
-        if self.asked && asks_to_end(signal) && !self.attach.owner {
+        let insists = self.role != Role::Visitor;
+        if self.asked && asks_to_end(signal) && !insists {
             return Ok(Some(Finish::Detached));
         }
         self.asked |= asks_to_end(signal);
-        self.link.send(&ToMonitor::Signal { number: signal as i32, insists: self.attach.owner })?;
+        self.line.link.send(&ToMonitor::Signal { number: signal as i32, insists })?;
         Ok(None)
     }
 
@@ -122,7 +105,7 @@ impl Client<'_> {
             && self.running
         {
             self.size = size;
-            self.link.send(&ToMonitor::Resize { height, width })?;
+            self.line.link.send(&ToMonitor::Resize { height, width })?;
         }
         Ok(())
     }
@@ -149,25 +132,28 @@ impl Client<'_> {
                 _ => Ok(count),
             }
         };
-        self.link.fill(SESSION, Stream::Stdin, read).context("cannot read stdin")?;
+        self.line.link.fill(SESSION, Stream::Stdin, read).context("cannot read stdin")?;
         if end {
             self.stdin = None;
-            self.link.end(SESSION, Stream::Stdin);
+            self.line.link.end(SESSION, Stream::Stdin);
         }
         Ok(detached.then_some(Finish::Detached))
     }
 
     fn output(&mut self, stream: Stream) -> Result<Option<Finish>> {
         let output = if stream == Stream::Stdout { &mut self.stdout } else { &mut self.stderr };
-        match output.write(self.link.pending(SESSION, stream)) {
-            Ok(count) => self.link.consume(SESSION, stream, count),
-            Err(errno) if self.attach.owner => {
+        match output.write(self.line.link.pending(SESSION, stream)) {
+            Ok(count) => self.line.link.consume(SESSION, stream, count),
+            Err(errno) if self.role != Role::Visitor => {
                 if self.failed.is_none() {
                     self.failed = Some((stream, errno));
-                    self.link.send(&ToMonitor::Closed(stream))?;
+                    // An exec's process learns of it when it writes more.
+                    if self.role == Role::Owner {
+                        self.line.link.send(&ToMonitor::Closed(stream))?;
+                    }
                 }
                 output.give_up();
-                self.link.stop(SESSION, stream);
+                self.line.link.stop(SESSION, stream);
             }
             Err(errno) if is_closed(errno) => return Ok(Some(Finish::Closed(stream))),
             Err(errno) => {

@@ -22,17 +22,14 @@ use protocol::oci::ConsoleSize;
 
 use crate::conversation::SESSION;
 use crate::log::Offsets;
-use crate::monitor::message::{Attach, Ended, Start, ToMonitor, ToMonitorLink};
+use crate::monitor::message::{Attach, Ended, Exec, Start, ToMonitor, ToMonitorLine};
 use crate::monitor::wait;
 use crate::options::RunOptions;
 use crate::progress::Progress;
-use crate::random;
 use crate::stdio::{Input, Output, Stdio};
 use crate::terminal::{self, Raw};
 use detach::Keys;
 
-/// Read at a time.
-const CHUNK: usize = 64 << 10;
 /// Nothing more is heard of the monitor while so many bytes of our own words wait to be shown.
 const SHOWN: usize = 64 << 10;
 
@@ -51,6 +48,17 @@ pub enum Finish {
     Lost,
 }
 
+/// What it is there for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Role {
+    /// The container is run for it.
+    Owner,
+    /// It has attached to the container.
+    Visitor,
+    /// A process beside the container's is run for it.
+    Exec,
+}
+
 /// Something to wait for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Source {
@@ -63,8 +71,8 @@ enum Source {
 
 /// A client.
 pub struct Client<'a> {
-    line: UnixStream,
-    link: ToMonitorLink,
+    line: ToMonitorLine,
+    role: Role,
     attach: Attach,
     stdio: &'a Stdio,
     stdin: Option<Input>,
@@ -110,7 +118,8 @@ impl<'a> Client<'a> {
             owner: true,
             size: terminal::size(&stdio.stdin),
         };
-        let mut client = Self::new(line, attach, options.tty, stdio)?;
+        let first = ToMonitor::Attach(attach);
+        let mut client = Self::new(line, Role::Owner, attach, &first, options.tty, stdio)?;
         client.brief = options.detach;
         if options.detach {
             (client.stdin, client.raw) = (None, false);
@@ -132,19 +141,44 @@ impl<'a> Client<'a> {
         keys: Option<Keys>,
         stdio: &'a Stdio,
     ) -> Result<Self> {
-        let mut client = Self::new(line, attach, tty, stdio)?;
+        let first = ToMonitor::Attach(attach);
+        let mut client = Self::new(line, Role::Visitor, attach, &first, tty, stdio)?;
         client.keys = keys;
         Ok(client)
     }
 
-    fn new(line: UnixStream, attach: Attach, tty: bool, stdio: &'a Stdio) -> Result<Self> {
-        line.set_nonblocking(true)?;
-        let nonce = random::bytes().context("cannot read random numbers")?;
-        let mut link = ToMonitorLink::host(nonce, false);
-        link.send(&ToMonitor::Attach(attach))?;
+    /// One that runs a process beside a container's; without `output`, until that runs.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn exec(
+        line: UnixStream,
+        exec: Exec,
+        output: bool,
+        keys: Option<Keys>,
+        stdio: &'a Stdio,
+    ) -> Result<Self> {
+        let (tty, size) = (exec.process.terminal, exec.process.console_size);
+        let attach = Attach { output: output.then_some(Start::Now), stdin: exec.stdin, owner: false, size };
+        let first = ToMonitor::Exec(Box::new(exec));
+        let mut client = Self::new(line, Role::Exec, attach, &first, tty, stdio)?;
+        (client.keys, client.brief) = (keys, !output);
+        Ok(client)
+    }
+
+    fn new(
+        line: UnixStream,
+        role: Role,
+        attach: Attach,
+        first: &ToMonitor,
+        tty: bool,
+        stdio: &'a Stdio,
+    ) -> Result<Self> {
+        let mut line = ToMonitorLine::connected(line)?;
+        line.link.send(first)?;
         Ok(Self {
             line,
-            link,
+            role,
             attach,
             stdio,
             stdin: if attach.stdin { Some(Input::new(&stdio.stdin)?) } else { None },
@@ -172,17 +206,14 @@ impl<'a> Client<'a> {
     /// # Errors
     /// The system's.
     pub fn reconnect(&mut self, line: UnixStream) -> Result<()> {
-        line.set_nonblocking(true)?;
         if let Some(Offsets { stdout, stderr }) = self.offsets() {
             self.attach.output = Some(Start::At(stdout, stderr));
         }
-        let nonce = random::bytes().context("cannot read random numbers")?;
-        self.link = ToMonitorLink::host(nonce, false);
+        self.line = ToMonitorLine::connected(line)?;
         self.begin = None;
-        self.line = line;
-        self.link.send(&ToMonitor::Attach(self.attach))?;
+        self.line.link.send(&ToMonitor::Attach(self.attach))?;
         if self.attach.stdin && self.stdin.is_none() {
-            self.link.end(SESSION, Stream::Stdin);
+            self.line.link.end(SESSION, Stream::Stdin);
         }
         Ok(())
     }
@@ -200,7 +231,7 @@ impl<'a> Client<'a> {
     }
 
     fn position(&self, stream: Stream) -> u64 {
-        self.link.position(SESSION, stream)
+        self.line.link.position(SESSION, stream)
     }
 
     /// The container is the one of this ID.
@@ -248,15 +279,15 @@ impl<'a> Client<'a> {
     }
 
     fn is_starting(&self) -> bool {
-        self.id.is_some() && !self.running && self.ended.is_none() && self.attach.owner
+        self.id.is_some() && !self.running && self.ended.is_none() && self.role == Role::Owner
     }
 
     fn verdict(&mut self) -> Option<Finish> {
         if self.brief && self.running {
-            return self.id.clone().map(Finish::Started);
+            return Some(Finish::Started(self.id.clone().unwrap_or_default()));
         }
         let written =
-            [Stream::Stdout, Stream::Stderr].iter().all(|stream| self.link.finished(SESSION, *stream));
+            [Stream::Stdout, Stream::Stderr].iter().all(|stream| self.line.link.finished(SESSION, *stream));
         if written && self.stderr.waiting() == 0 {
             return self.ended.take().map(Finish::Ended);
         }
@@ -271,20 +302,19 @@ impl<'a> Client<'a> {
             }
         };
         let (read, write) = (PollFlags::POLLIN, PollFlags::POLLOUT);
-        let sending = if self.link.output().is_empty() { PollFlags::empty() } else { write };
-        let hearing = if self.stderr.waiting() < SHOWN { read } else { PollFlags::empty() };
-        add(Source::Monitor, true, self.line.as_fd(), hearing | sending);
         if let Some(signals) = &self.stdio.signals {
             add(Source::Signals, self.listening, signals.as_fd(), read);
         }
         if let Some(stdin) = &self.stdin {
-            let wanted = self.running && self.ended.is_none() && self.link.room(SESSION, Stream::Stdin) > 0;
+            let wanted =
+                self.running && self.ended.is_none() && self.line.link.room(SESSION, Stream::Stdin) > 0;
             add(Source::Stdin, wanted, stdin.as_fd(), read);
         }
-        let pending = |stream| !self.link.pending(SESSION, stream).is_empty();
+        let pending = |stream| !self.line.link.pending(SESSION, stream).is_empty();
         add(Source::Stdout, pending(Stream::Stdout), self.stdout.as_fd(), write);
         let words = self.stderr.waiting() > 0;
         add(Source::Stderr, pending(Stream::Stderr) || words, self.stderr.as_fd(), write);
+        interests.push((Source::Monitor, self.line.interest(self.stderr.waiting() < SHOWN)));
         interests
     }
 }

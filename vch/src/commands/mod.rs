@@ -1,6 +1,7 @@
 //! What `vch` does with containers, besides running them; each by its own name and options.
 
 pub mod attach;
+pub mod exec;
 pub mod kill;
 pub mod logs;
 pub mod ps;

@@ -39,7 +39,7 @@ pub fn exit_status(finish: Finish, say: impl Fn(&str)) -> Result<u8> {
     let (code, sentence) = match finish {
         Finish::Ended(Ended::Known(outcome)) => (outcome.code(), outcome.sentence()),
         Finish::Ended(Ended::Failed(error)) => (OURS, Some(error)),
-        Finish::Ended(Ended::Recorded { code, error }) => (code, error),
+        Finish::Ended(Ended::Recorded { code, error } | Ended::Exec { code, error }) => (code, error),
         Finish::Started(_) | Finish::Detached => (0, None),
         Finish::Closed(_) => (128 + 13, None),
         Finish::Lost => bail!("the container's monitor has gone, before there was a container"),

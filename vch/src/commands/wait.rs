@@ -59,6 +59,6 @@ pub fn code(ended: &Ended) -> u8 {
     match ended {
         Ended::Known(outcome) => outcome.code(),
         Ended::Failed(_) => OURS,
-        Ended::Recorded { code, .. } => *code,
+        Ended::Recorded { code, .. } | Ended::Exec { code, .. } => *code,
     }
 }

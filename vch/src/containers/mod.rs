@@ -4,6 +4,7 @@
 //! STORE/containers/lock               held while a name is given away
 //! STORE/containers/ID/container.json  what it is (Record)
 //! STORE/containers/ID/state.json      how it is (State)
+//! STORE/containers/ID/machine.json    what its guest is told to run (MachineSpec)
 //! STORE/containers/ID/vm.lock         locked by QEMU, which inherits it, as long as the VM lives
 //! STORE/containers/ID/monitor.lock    locked by the process that monitors it
 //! STORE/containers/ID/output.log*     its output (the format: `log`)
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use protocol::MachineSpec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -36,6 +38,7 @@ use crate::volumes::Volumes;
 const PENDING: &str = ".pending-";
 const RECORD: &str = "container.json";
 const STATE: &str = "state.json";
+const MACHINE: &str = "machine.json";
 const VM_LOCK: &str = "vm.lock";
 /// The most that is read of a file of ours: what is larger is not.
 const LARGEST: u64 = 64 << 20;
@@ -168,6 +171,23 @@ impl Container {
     /// It cannot be written: what was there stays.
     pub fn set_state(&self, state: &State) -> Result<()> {
         write(&self.dir.join(STATE), state)
+    }
+
+    /// What its guest is told to run.
+    ///
+    /// # Errors
+    /// It was not written down; its folder cannot be read.
+    pub fn machine(&self) -> Result<MachineSpec> {
+        let machine = read(&self.dir.join(MACHINE))?;
+        machine.with_context(|| format!("it is not known what container {} runs", self.record.name))
+    }
+
+    /// Writes down what its guest is to be told to run, before anything can be.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn keep_machine(&self, machine: &MachineSpec) -> Result<()> {
+        write(&self.dir.join(MACHINE), machine)
     }
 
     /// The lock that tells others that the VM lives: for QEMU to inherit, and not to be kept here.

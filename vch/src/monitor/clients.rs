@@ -9,12 +9,13 @@ use nix::poll::{PollFd, PollFlags};
 use protocol::Stream;
 
 use super::connection::{Connection, logged};
+use super::exec::Execs;
 use super::message::{Attach, Ended, ToClient, ToMonitor};
 use super::wait;
 use crate::log::{MOST_FILES, Offsets, Writer};
 
 /// The most at once; others wait until one has gone.
-const MOST: usize = 64;
+const MOST: usize = 128;
 /// The most files of the log that are kept for a client that is slow, before the container has to wait for it.
 const HELD: usize = MOST_FILES / 2;
 
@@ -22,6 +23,8 @@ const HELD: usize = MOST_FILES / 2;
 #[derive(Default)]
 pub struct Clients {
     all: Vec<Connection>,
+    /// Those who have something run beside the container's process; they are none of `all`.
+    pub execs: Execs,
     socket: Option<UnixListener>,
 }
 
@@ -32,6 +35,8 @@ pub enum Caller {
     New,
     /// The one at this place.
     Old(usize),
+    /// The one at this place of those with an exec.
+    Exec(usize),
 }
 
 impl Clients {
@@ -40,7 +45,7 @@ impl Clients {
     /// # Errors
     /// The system's.
     pub fn with(first: UnixStream) -> Result<Self> {
-        Ok(Self { all: vec![Connection::new(first)?], socket: None })
+        Ok(Self { all: vec![Connection::new(first)?], ..Self::default() })
     }
 
     /// Others may connect here from now on.
@@ -55,12 +60,13 @@ impl Clients {
 
     /// What to poll.
     pub fn interests(&self) -> Vec<(Caller, PollFd<'_>)> {
-        let old = self.all.iter().enumerate().map(|(place, client)| {
-            (Caller::Old(place), PollFd::new(client.line().as_fd(), client.interest()))
-        });
-        let socket = self.socket.iter().filter(|_| self.all.len() < MOST);
+        let old = self.all.iter().map(Connection::interest).enumerate();
+        let old = old.map(|(place, descriptor)| (Caller::Old(place), descriptor));
+        let execs = self.execs.interests().enumerate();
+        let execs = execs.map(|(place, descriptor)| (Caller::Exec(place), descriptor));
+        let socket = self.socket.iter().filter(|_| self.all.len() + self.execs.count() < MOST);
         let new = socket.map(|socket| (Caller::New, PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
-        old.chain(new).collect()
+        old.chain(execs).chain(new).collect()
     }
 
     /// Does what is possible with one of them.
@@ -76,6 +82,7 @@ impl Clients {
                     client.turn(flags);
                 }
             }
+            Caller::Exec(place) => self.execs.handle(place, flags),
         }
     }
 
@@ -85,7 +92,11 @@ impl Clients {
         for client in &mut self.all {
             messages.extend(std::iter::from_fn(|| client.message(now)));
         }
-        self.all.retain(|client| !client.gone);
+        for mut client in self.all.extract_if(.., |client| client.gone || client.exec.is_some()) {
+            if let Some(exec) = client.exec.take() {
+                self.execs.add(client.into_line(), exec);
+            }
+        }
         messages
     }
 
@@ -187,6 +198,7 @@ impl Clients {
             let now = log.map_or_else(Offsets::default, Writer::offsets);
             // What they still ask for comes too late.
             self.messages(now);
+            self.execs.finish();
             let mut ready = vec![];
             for (place, client) in self.all.iter_mut().enumerate() {
                 let complete = match log {
@@ -206,7 +218,7 @@ impl Clients {
             for place in ready {
                 self.all[place].ended(ended.clone());
             }
-            if self.all.is_empty() {
+            if self.all.is_empty() && self.execs.count() == 0 {
                 return Ok(());
             }
             self.wait(None)?;

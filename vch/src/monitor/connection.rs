@@ -1,20 +1,17 @@
 //! A client's line, and how far it is with the container's output.
 
-use std::convert::Infallible;
-use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::Result;
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags};
 use protocol::{Event, Stream};
 
-use super::message::{Attach, Ended, Start, ToClient, ToClientLink, ToMonitor};
+use super::message::{Attach, Ended, Exec, Start, ToClient, ToClientLine, ToClientLink, ToMonitor};
 use crate::conversation::SESSION;
+use crate::line::{Line, put};
 use crate::log::{self, Offsets, Reader};
 
-/// Read at a time.
-const CHUNK: usize = 64 << 10;
 /// The most of the log that is read for a client before others have their turn, in bytes of output.
 const TURN: usize = 256 << 10;
 /// Control messages that a client has not taken, in bytes, before it gets no more that it can do without.
@@ -22,10 +19,11 @@ const UNHEARD: usize = 64 << 10;
 
 /// A client.
 pub struct Connection {
-    line: UnixStream,
-    link: ToClientLink,
+    line: ToClientLine,
     /// What it wants, once it has said so.
     pub attach: Option<Attach>,
+    /// What it wants instead: then it is none of those that watch the container.
+    pub exec: Option<Box<Exec>>,
     /// Of stdout and stderr.
     outputs: [Place; 2],
     /// Whether it was told that the container runs.
@@ -62,11 +60,10 @@ impl Connection {
     /// # Errors
     /// The system's.
     pub fn new(line: UnixStream) -> Result<Self> {
-        line.set_nonblocking(true)?;
         Ok(Self {
-            line,
-            link: ToClientLink::guest(),
+            line: Line::accepted(line)?,
             attach: None,
+            exec: None,
             outputs: Default::default(),
             started: false,
             told: false,
@@ -74,50 +71,35 @@ impl Connection {
         })
     }
 
-    /// Its line, to be polled.
-    pub fn line(&self) -> &UnixStream {
-        &self.line
+    /// The line itself, of one that was no client for long.
+    pub fn into_line(self) -> ToClientLine {
+        self.line
     }
 
     /// What to poll for.
-    pub fn interest(&self) -> PollFlags {
-        let sending = if self.link.output().is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
-        PollFlags::POLLIN | sending
+    pub fn interest(&self) -> PollFd<'_> {
+        self.line.interest(true)
     }
 
     /// Writes and reads what is possible.
     pub fn turn(&mut self, flags: PollFlags) {
-        if flags.contains(PollFlags::POLLOUT) {
-            self.flush();
-        }
-        if flags == PollFlags::POLLOUT {
-            return;
-        }
-        let mut chunk = [0; CHUNK];
-        match self.line.read(&mut chunk) {
-            Ok(0) => self.gone = true,
-            Ok(count) => self.gone |= self.link.receive(chunk.get(..count).unwrap_or_default()).is_err(),
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            Err(_) => self.gone = true,
-        }
+        self.gone |= !self.line.turn(flags).unwrap_or(false);
     }
 
     /// Writes what waits, as far as the line takes it.
     pub fn flush(&mut self) {
-        if !self.link.output().is_empty() {
-            match self.line.write(self.link.output()) {
-                Ok(count) => self.link.wrote(count),
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-                Err(_) => self.gone = true,
-            }
-        }
+        self.gone |= !self.line.flush();
     }
 
     /// What it says next, but for what it wants, which is taken down here; `now` is how much output there is.
     pub fn message(&mut self, now: Offsets) -> Option<ToMonitor> {
         loop {
-            match (self.link.event(), self.attach) {
+            match (self.line.link.event(), self.attach) {
                 (Ok(Some(Event::Message(ToMonitor::Attach(attach)))), None) => self.attached(attach, now),
+                (Ok(Some(Event::Message(ToMonitor::Exec(exec)))), None) => {
+                    self.exec = Some(exec);
+                    return None;
+                }
                 (Ok(Some(Event::Message(message))), Some(_)) => return Some(message),
                 (Ok(Some(Event::Connected(_))), _) => {}
                 (Ok(None), _) => return None,
@@ -132,7 +114,7 @@ impl Connection {
     /// Takes down what it wants, if it has said so, before there is any output.
     pub fn hello(&mut self) {
         while self.attach.is_none() && !self.gone {
-            match self.link.event() {
+            match self.line.link.event() {
                 Ok(Some(Event::Message(ToMonitor::Attach(attach)))) => {
                     self.attached(attach, Offsets::default());
                 }
@@ -154,14 +136,14 @@ impl Connection {
         }
         self.send(&ToClient::From(stdout, stderr));
         if !attach.stdin {
-            self.link.stop(SESSION, Stream::Stdin);
+            self.line.link.stop(SESSION, Stream::Stdin);
         }
     }
 
     /// Says `message`.
     pub fn send(&mut self, message: &ToClient) {
         // It is too long: then it is one with a guest's timeline in it, and the client hangs for want of it.
-        self.gone |= self.link.send(message).is_err();
+        self.gone |= self.line.link.send(message).is_err();
     }
 
     /// Says `message`, unless the client has not taken many others.
@@ -173,7 +155,7 @@ impl Connection {
 
     /// Whether it takes what it is told.
     pub fn is_attentive(&self) -> bool {
-        self.link.unheard() < UNHEARD
+        self.line.link.unheard() < UNHEARD
     }
 
     /// Says that the container runs, if that is to be said.
@@ -187,29 +169,29 @@ impl Connection {
     /// Says how the container ended. No output comes after this.
     pub fn ended(&mut self, ended: Ended) {
         self.told = true;
-        self.link.end(SESSION, Stream::Stdout);
-        self.link.end(SESSION, Stream::Stderr);
+        self.line.link.end(SESSION, Stream::Stdout);
+        self.line.link.end(SESSION, Stream::Stderr);
         self.send(&ToClient::Ended(Box::new(ended)));
     }
 
     /// What it has sent as stdin.
     pub fn stdin(&self) -> &[u8] {
-        self.link.pending(SESSION, Stream::Stdin)
+        self.line.link.pending(SESSION, Stream::Stdin)
     }
 
     /// So much of it was used.
     pub fn consume(&mut self, count: usize) {
-        self.link.consume(SESSION, Stream::Stdin, count);
+        self.line.link.consume(SESSION, Stream::Stdin, count);
     }
 
     /// Whether its stdin, which it sends, has ended, and was used.
     pub fn stdin_ended(&self) -> bool {
-        self.attach.is_some_and(|attach| attach.stdin) && self.link.finished(SESSION, Stream::Stdin)
+        self.attach.is_some_and(|attach| attach.stdin) && self.line.link.finished(SESSION, Stream::Stdin)
     }
 
     /// The container reads no more.
     pub fn stop_stdin(&mut self) {
-        self.link.stop(SESSION, Stream::Stdin);
+        self.line.link.stop(SESSION, Stream::Stdin);
     }
 
     fn wants_output(&self) -> bool {
@@ -220,13 +202,13 @@ impl Connection {
     /// kept for it.
     pub fn capacity(&mut self, stream: Stream, logged: u64, held: usize) -> usize {
         let owner = self.attach.is_some_and(|attach| attach.owner);
-        if !self.wants_output() || self.link.unwanted(SESSION, stream) {
+        if !self.wants_output() || self.line.link.unwanted(SESSION, stream) {
             return usize::MAX;
         }
         let place = &self.outputs[index(stream)];
         match &place.reader {
             _ if owner && place.sent < logged => 0,
-            _ if owner => self.link.capacity(SESSION, stream),
+            _ if owner => self.line.link.capacity(SESSION, stream),
             Some(reader) if place.sent < logged && reader.held() >= held => 0,
             _ => usize::MAX,
         }
@@ -238,10 +220,10 @@ impl Connection {
             return;
         }
         let place = &mut self.outputs[index(stream)];
-        if self.link.unwanted(SESSION, stream) {
+        if self.line.link.unwanted(SESSION, stream) {
             *place = Place { sent: offset + bytes.len() as u64, ..Place::default() };
         } else if place.sent == offset {
-            place.sent += put(&mut self.link, stream, bytes) as u64;
+            place.sent += put(&mut self.line.link, SESSION, stream, bytes) as u64;
         }
     }
 
@@ -257,14 +239,14 @@ impl Connection {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let all = now.of(logged(stream));
             let place = &mut self.outputs[index(stream)];
-            if self.link.unwanted(SESSION, stream) {
+            if self.line.link.unwanted(SESSION, stream) {
                 place.sent = all;
             }
             if place.sent >= all {
                 place.pending.clear();
                 continue;
             }
-            let lost = place.read(&mut self.link, stream, path)?;
+            let lost = place.read(&mut self.line.link, stream, path)?;
             complete &= place.sent >= all;
             if lost > 0 {
                 self.send(&ToClient::Warning(format!(
@@ -299,7 +281,7 @@ impl Place {
                 self.sent = self.sent.max(entry.offset);
                 self.pending.extend_from_slice(entry.output.get(skip..).unwrap_or_default());
             }
-            let count = put(link, stream, &self.pending);
+            let count = put(link, SESSION, stream, &self.pending);
             self.pending.drain(..count);
             self.sent += count as u64;
             given += count;
@@ -309,21 +291,4 @@ impl Place {
         }
         Ok(lost)
     }
-}
-
-/// Puts as much of `bytes` on the link as it takes.
-fn put(link: &mut ToClientLink, stream: Stream, bytes: &[u8]) -> usize {
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let copy = |room: &mut [u8]| {
-            let count = room.len().min(rest.len());
-            room[..count].copy_from_slice(&rest[..count]);
-            Ok::<_, Infallible>(count)
-        };
-        match link.fill(SESSION, stream, copy) {
-            Ok(Some(count)) if count > 0 => rest = &rest[count..],
-            _ => break,
-        }
-    }
-    bytes.len() - rest.len()
 }

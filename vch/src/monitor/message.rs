@@ -1,17 +1,20 @@
 //! What a client and the monitor of a container say to each other: control messages on the protocol's link, where the
 //! client is in the host's place.
 
-use protocol::oci::ConsoleSize;
+use protocol::oci::{ConsoleSize, Process};
 use protocol::{Link, Stream};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Outcome;
 use crate::image::LayerProgress;
+use crate::line::Line;
 
 /// The monitor's end.
 pub type ToClientLink = Link<ToMonitor, ToClient>;
-/// The client's end.
-pub type ToMonitorLink = Link<ToClient, ToMonitor>;
+/// The same with its line.
+pub type ToClientLine = Line<ToMonitor, ToClient>;
+/// The client's end, with its line.
+pub type ToMonitorLine = Line<ToClient, ToMonitor>;
 
 /// What a client says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,11 +22,14 @@ pub type ToMonitorLink = Link<ToClient, ToMonitor>;
 pub enum ToMonitor {
     /// What it wants. The first message, and only once.
     Attach(Attach),
-    /// Send this signal to the container's process; stop the VM if it does not run yet.
+    /// Run this beside the container's process. In place of [`ToMonitor::Attach`]: the line's streams and all that is said on
+    /// it are the exec's then.
+    Exec(Box<Exec>),
+    /// Send this signal to the process; stop the VM if the container's does not run yet.
     Signal {
         /// Its Linux x86-64 number.
         number: i32,
-        /// Whether to stop the VM when a signal that asks for an end has been sent before.
+        /// Whether to stop the VM, or to kill the exec, when a signal that asks for an end has been sent before.
         insists: bool,
     },
     /// The terminal has this size now.
@@ -54,6 +60,18 @@ pub struct Attach {
     pub size: Option<ConsoleSize>,
 }
 
+/// A process to run beside the container's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Exec {
+    /// What to run.
+    pub process: Process,
+    /// The user in docker's form.
+    pub user: Option<String>,
+    /// Whether the client sends stdin.
+    pub stdin: bool,
+}
+
 /// Where output starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -74,7 +92,7 @@ pub enum ToClient {
     Created(String),
     /// The output that the client gets begins behind so many bytes of stdout and of stderr.
     From(u64, u64),
-    /// The container's process runs.
+    /// The process runs.
     Started,
     /// Something that the user is to know of.
     Warning(String),
@@ -92,6 +110,13 @@ pub enum Ended {
     Known(Outcome),
     /// By a failure of ours, in a sentence.
     Failed(String),
+    /// The exec that the line is for has, with this exit status. The container may run on.
+    Exec {
+        /// The exit status.
+        code: u8,
+        /// The sentence for the user, if there is one.
+        error: Option<String>,
+    },
     /// So it was written down, when nobody who was there lives any more: with this exit status.
     Recorded {
         /// The exit status.

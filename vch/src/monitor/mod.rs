@@ -3,11 +3,12 @@
 //! `vch run` starts it as a process of its own, which nobody waits for: clients come and go. It may be killed with -9 at any
 //! instant: the VM goes on, and whoever looks for the container next starts [another monitor](adopt) for it.
 //!
-//! - [`relay`]: the event loop, `lines`: what comes from the VM, `obey`: from the clients, [`stop`]: when it is over; [`clients`], [`connection`]: who is there; [`message`]: what they say
+//! - [`relay`]: the event loop, `lines`: what comes from the VM, `obey`: from the clients, [`stop`]: when it is over; [`clients`], [`connection`], `exec`: who is there; [`message`]: what they say
 
 pub mod adopt;
 pub mod clients;
 pub mod connection;
+mod exec;
 mod host_clock;
 mod lines;
 pub mod message;
@@ -48,8 +49,8 @@ use stop::Gone;
 
 /// The monitor's socket in the container's folder.
 pub const CONTROL: &str = "control";
-/// The largest machine spec, in bytes of JSON: a message to the guest, less what stands around it.
-const MOST_SPEC: usize = MAX_TO_GUEST - 4096;
+/// The largest machine spec or exec, in bytes of JSON: a message to the guest, less what stands around it.
+pub const MOST_SPEC: usize = MAX_TO_GUEST - 4096;
 
 /// Whose the VM is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -186,6 +187,7 @@ fn start(
     let mut record = record(&id, name, options, &config, &machine, attach.stdin)?;
     record.volumes = volumes.names();
     let container = containers.create(record)?;
+    container.keep_machine(&machine)?;
     volumes.keep();
     let lock = container.lock_monitor()?.context("someone else monitors the new container")?;
     let kept = kept.insert(Kept::open(container, lock, clients)?);
@@ -231,6 +233,7 @@ pub fn attend(
 ) -> Result<()> {
     let mut clients = Clients::with(first)?;
     let lock = container.lock_monitor()?.context("someone else monitors the container")?;
+    container.keep_machine(&plan.machine)?;
     let mut kept = Kept::open(container, lock, &mut clients)?;
     let result = attached(&mut clients).and_then(|_| {
         let mut relay = Relay::new(plan, wires, &kept.container, &mut clients, &mut kept.log, clock)?;
@@ -262,7 +265,7 @@ fn interrupted(clients: &mut Clients) -> Result<Option<Signal>> {
                 Ok(signal) => return Ok(Some(signal)),
             },
             ToMonitor::Closed(_) | ToMonitor::Stop => return Ok(Some(Signal::SIGKILL)),
-            ToMonitor::Attach(_) | ToMonitor::Resize { .. } => {}
+            ToMonitor::Attach(_) | ToMonitor::Exec(_) | ToMonitor::Resize { .. } => {}
         }
     }
     Ok(clients.is_empty().then_some(Signal::SIGHUP))
@@ -296,7 +299,11 @@ fn record(
     })
 }
 
-fn host_variable(name: &str) -> Result<Option<String>> {
+/// A variable of this process's environment, if there is one.
+///
+/// # Errors
+/// It is not UTF-8.
+pub fn host_variable(name: &str) -> Result<Option<String>> {
     match std::env::var(name) {
         Ok(value) => Ok(Some(value)),
         Err(VarError::NotPresent) => Ok(None),

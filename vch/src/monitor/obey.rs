@@ -9,6 +9,7 @@ use super::message::ToMonitor;
 use super::relay::{CHUNK, Relay};
 use crate::conversation::{Phase, SESSION};
 use crate::exit::End;
+use crate::line::put;
 
 impl Relay<'_> {
     /// Does what the clients say.
@@ -20,7 +21,7 @@ impl Relay<'_> {
                 ToMonitor::Closed(stream) => Some(End::Closed(stream)),
                 ToMonitor::Stop => Some(End::Killed(Signal::SIGKILL)),
                 // Taken down already.
-                ToMonitor::Attach(_) => None,
+                ToMonitor::Attach(_) | ToMonitor::Exec(_) => None,
             };
             if end.is_some() {
                 return Ok(end);
@@ -66,14 +67,7 @@ impl Relay<'_> {
         if link.unwanted(SESSION, Stream::Stdin) {
             self.clients.stop_stdin();
         }
-        let ended = self.clients.stdin(|bytes| {
-            let copy = |room: &mut [u8]| {
-                let count = room.len().min(bytes.len());
-                room[..count].copy_from_slice(&bytes[..count]);
-                Ok::<_, std::convert::Infallible>(count)
-            };
-            link.fill(SESSION, Stream::Stdin, copy).ok().flatten().unwrap_or(0)
-        });
+        let ended = self.clients.stdin(|bytes| put(link, SESSION, Stream::Stdin, bytes));
         if ended {
             link.end(SESSION, Stream::Stdin);
         }

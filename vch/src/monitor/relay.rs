@@ -192,6 +192,7 @@ impl<'a> Relay<'a> {
                 return Ok(end);
             }
             self.stdin()?;
+            self.clients.execs.turn(&self.container.record.name, &mut self.talk)?;
             for stream in OUTPUTS {
                 self.output(stream);
             }
