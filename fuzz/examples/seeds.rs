@@ -126,7 +126,7 @@ fn host_session(checked: bool) -> Vec<u8> {
     let layers = vec![protocol::Layer { uuid: protocol::Uuid::nil(), verity: Some(verity) }];
     let disks = protocol::Disks { layers, scratch: protocol::Uuid::max() };
     let machine =
-        protocol::MachineSpec { version: 1, config, disks, user: Some("me".to_owned()), init: true, volumes: vec![] };
+        protocol::MachineSpec { version: 1, config, disks, user: Some("me".to_owned()), init: true, volumes: vec![], shares: vec![] };
     let start = protocol::Start { machine, time: 1, seed: protocol::Seed([3; 32]), stdin: true };
     for message in [
         ToGuest::Start(Box::new(start)),

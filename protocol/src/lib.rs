@@ -40,7 +40,7 @@ pub use error::ProtocolError;
 pub use frame::Stream;
 pub use line::State;
 pub use link::{CHECKED_HIGH_WATER, Event, GuestLink, HIGH_WATER, HostLink, Link};
-pub use machine::{Disks, Layer, MachineSpec, RootHash, SPEC_VERSION, Verity, Volume};
+pub use machine::{Disks, Layer, MachineSpec, RootHash, SPEC_VERSION, Share, Verity, Volume};
 pub use message::{Exec, ExitStatus, Failure, Report, Seed, Stage, Start, Step, ToGuest, ToHost};
 pub use resume::MOST_SESSIONS;
 pub use session::{EXEC_WINDOW, WINDOW};

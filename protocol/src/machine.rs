@@ -30,9 +30,12 @@ pub struct MachineSpec {
     /// `--init=false` is for images that insist on being PID 1 (s6-overlay, systemd).
     #[serde(default)]
     pub init: bool,
-    /// Disks that keep what is written to them, mounted in this order, which has what is above before what is below.
+    /// Disks that keep what is written to them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
+    /// Folders and files of the host's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<Share>,
 }
 
 /// Disks, named by the UUID in their filesystem's superblock.
@@ -76,6 +79,22 @@ pub struct Volume {
     /// Whether it shall not get what the image has at `destination`, when it is empty.
     #[serde(default)]
     pub nocopy: bool,
+}
+
+/// A folder of the host's, by virtiofs; or a file, which is the file `file` in the folder that is shared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Share {
+    /// What the device is found by.
+    pub tag: String,
+    /// Where, absolute in the container; made if missing.
+    pub destination: String,
+    /// Whether the container may not write to it.
+    #[serde(default)]
+    pub readonly: bool,
+    /// Whether it is a file.
+    #[serde(default)]
+    pub file: bool,
 }
 
 /// A disk's hash tree for dm-verity (Linux, `Documentation/admin-guide/device-mapper/verity.rst`, whose names these are):

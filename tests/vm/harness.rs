@@ -282,7 +282,7 @@ pub fn start(options: &RunOptions, layers: &[(&Path, protocol::Uuid)]) -> Result
     let disks = protocol::Disks { layers: in_spec, scratch: scratch_uuid };
     let config = oci_spec::image::Config::default();
     let machine = vch::spec::compose(&config, options, "0123456789abcdef", disks, None, |_| Ok(None))?;
-    let (vm, wires) = vch::vm::Vm::start("tests", None, options, accel, &boot, &scratch, &layers, &[])?;
+    let (vm, wires) = vch::vm::Vm::start("tests", None, options, accel, &boot, &scratch, &layers, &[], &[])?;
     Ok(Running { vm, wires, machine, layers })
 }
 

@@ -22,6 +22,11 @@ pub fn load_verity() -> Result<(), Failure> {
     load_folder(&format!("{INITRAMFS}/modules/verity"))
 }
 
+/// Those for folders of the host's: `/modules/virtiofs/*.ko`.
+pub fn load_virtiofs() -> Result<(), Failure> {
+    load_folder(&format!("{INITRAMFS}/modules/virtiofs"))
+}
+
 /// Whoever made the initramfs has put them into dependency order. A kernel with everything built in has no such folder.
 fn load_folder(folder: &str) -> Result<(), Failure> {
     let entries = match fs::read_dir(folder) {

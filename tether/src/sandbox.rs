@@ -71,7 +71,7 @@ pub fn enter(
     setsid().at(Config, || "starting a session")?;
     reset_signals().at(Config, || "resetting signals")?;
     cgroup.enter()?;
-    let mut volumes = volumes::Detached::prepare(&machine.volumes)?;
+    let mut volumes = volumes::Detached::prepare(machine)?;
     new_namespaces(config)?;
     kernel_settings(config)?;
     change_root()?;

@@ -47,6 +47,8 @@ pub struct Descriptors {
     pub layers: Vec<Disk>,
     /// The volumes' disks, and whether each is only read.
     pub volumes: Vec<(RawFd, bool)>,
+    /// Lines to virtiofsd, and the tags by which the guest finds what is there.
+    pub shares: Vec<(RawFd, String)>,
     /// The CD.
     pub cd: Option<RawFd>,
 }
@@ -61,6 +63,7 @@ impl Descriptors {
             .into_iter()
             .chain(layers)
             .chain(volumes)
+            .chain(self.shares.iter().map(|(line, _)| *line))
             .chain(self.cd)
             .chain(self.held.iter().copied())
             .collect()
@@ -144,7 +147,8 @@ pub fn arguments(
     add(&["-mon", "chardev=qmp,mode=control", "-serial", "chardev:console"]);
     let port = format!("virtserialport,bus=ports.0,chardev=channel,name={PORT}");
     add(&["-device", &format!("virtio-serial-pci,id=ports,{}", address(0)), "-device", &port]);
-    disks(descriptors, &mut add)?;
+    let disks = disks(descriptors, &mut add)?;
+    shares(descriptors, 1 + disks, options.memory.div_ceil(MIB), &mut add)?;
     start(boot, descriptors, &mut arguments);
     arguments.extend(options.qemu_arg.iter().map(OsString::from));
     Ok(arguments)
@@ -160,7 +164,8 @@ fn machine(machine: Machine, boot: &Boot) -> String {
     .to_owned()
 }
 
-fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<()> {
+/// Gives their number.
+fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<usize> {
     let Descriptors { layers, volumes, .. } = descriptors;
     let count = layers.len() + volumes.len() + 1;
     if count > MOST_DISKS {
@@ -185,6 +190,25 @@ fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<()>
         let device =
             format!("virtio-blk-pci,drive={node},num-queues=1,rerror=stop,werror=stop,{}", address(i + 1));
         add(&["-device", &device]);
+    }
+    Ok(count)
+}
+
+/// Folders of the host's: their devices come behind `devices` others of ours. virtiofsd reads and writes the guest's memory, of
+/// `mib` MiB.
+fn shares(descriptors: &Descriptors, devices: usize, mib: u64, add: &mut impl FnMut(&[&str])) -> Result<()> {
+    let shares = &descriptors.shares;
+    if shares.is_empty() {
+        return Ok(());
+    }
+    if devices + shares.len() > MOST_DISKS + 1 {
+        bail!("there is no room in the VM for {} folders of the host's", shares.len());
+    }
+    add(&["-object", &format!("memory-backend-memfd,id=memory,size={mib}M,share=on")]);
+    add(&["-machine", "memory-backend=memory"]);
+    for (index, (line, tag)) in shares.iter().enumerate() {
+        add(&["-chardev", &format!("socket,id={tag},fd={line}")]);
+        add(&["-device", &format!("vhost-user-fs-pci,chardev={tag},tag={tag},{}", address(devices + index))]);
     }
     Ok(())
 }
@@ -261,6 +285,7 @@ mod tests {
             scratch: 6,
             layers,
             volumes: vec![],
+            shares: vec![],
             cd,
         };
         let arguments = arguments("x", options, Accel::Tcg, boot, &descriptors)?;

@@ -52,7 +52,15 @@ pub fn compose(
     // No user is root with all of root's groups, as in docker.
     let user = options.user.as_ref().or(image.user().as_ref()).filter(|user| !user.is_empty());
     let user = Some(user.map_or("0", String::as_str).to_owned());
-    Ok(MachineSpec { version: SPEC_VERSION, config, disks, user, init: options.init, volumes: vec![] })
+    Ok(MachineSpec {
+        version: SPEC_VERSION,
+        config,
+        disks,
+        user,
+        init: options.init,
+        volumes: vec![],
+        shares: vec![],
+    })
 }
 
 /// Entrypoint and command. A command of the user's takes the place of the image's; an entrypoint of the user's drops

@@ -19,7 +19,7 @@ use crate::disk::DiskFiles;
 use crate::layers::OpenLayer;
 use crate::options::RunOptions;
 use crate::qemu::{self, Descriptors};
-use crate::volumes::attach::OpenVolume;
+use crate::volumes::{attach::OpenVolume, share};
 
 const CHANNEL: &str = "channel";
 const CONSOLE: &str = "console";
@@ -99,6 +99,7 @@ impl Vm {
         scratch: &File,
         layers: &[OpenLayer],
         volumes: &[OpenVolume],
+        shares: &[share::Running],
     ) -> Result<(Self, Wires)> {
         let (channel, theirs_channel) = line(home, CHANNEL)?;
         let (console, theirs_console) = line(home, CONSOLE)?;
@@ -124,6 +125,7 @@ impl Vm {
             scratch: scratch.as_raw_fd(),
             layers: disks.iter().map(DiskFiles::descriptors).collect(),
             volumes: volumes.iter().map(|volume| (volume.disk.as_raw_fd(), volume.spec.shared)).collect(),
+            shares: shares.iter().map(|share| (share.line.as_raw_fd(), share.tag.clone())).collect(),
             cd: cd.as_ref().map(File::as_raw_fd),
         };
         descriptors.make_room()?;

@@ -38,6 +38,7 @@ use crate::log::{Limits, Offsets, Writer};
 use crate::options::RunOptions;
 use crate::timeline::Clock;
 use crate::vm::{Home, Vm};
+use crate::volumes::share;
 use crate::{name, random, scratch, signal_names, spec, volumes};
 
 pub use obey::asks_to_end;
@@ -192,6 +193,8 @@ fn start(
     let lock = container.lock_monitor()?.context("someone else monitors the new container")?;
     let kept = kept.insert(Kept::open(container, lock, clients)?);
     let home = Home { container: &kept.container, outlives: life == Life::Own };
+    let share = |wanted| share::Running::start(wanted, &kept.container, home.outlives);
+    let mut shares = volumes.shares.iter().map(share).collect::<Result<Vec<_>>>()?;
     let (mut vm, wires) = Vm::start(
         &kept.container.record.name,
         Some(home),
@@ -201,6 +204,7 @@ fn start(
         &scratch,
         &layers,
         &volumes.volumes,
+        &shares,
     )?;
     clock.step("QEMU is started");
     drop((scratch, volumes));
@@ -217,7 +221,10 @@ fn start(
     };
     let mut relay = Relay::new(plan, wires, &kept.container, clients, &mut kept.log, clock)?;
     relay.bound = life == Life::Bound;
-    relay.run().map_err(|error| explain(error, &mut vm))
+    relay.run().map_err(|error| match shares.iter_mut().find_map(share::Running::trouble) {
+        Some(trouble) => error.context(trouble),
+        None => explain(error, &mut vm),
+    })
 }
 
 /// Runs `plan` in the VM behind `wires`, which is `container`'s, for the client at the other end of `first`.

@@ -147,6 +147,7 @@ fn plan(boot_timeout: Duration) -> Plan {
         user: None,
         init: true,
         volumes: vec![],
+        shares: vec![],
     };
     Plan { machine, layers: vec![layer], stdin: true, debug: false, boot_timeout }
 }

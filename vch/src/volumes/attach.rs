@@ -11,11 +11,14 @@ use oci_spec::image::Config;
 use protocol::{MachineSpec, oci};
 
 use super::parse::place;
-use super::{Mount, New, Source, Volume, Volumes, lock};
+use super::{Mount, New, Source, Volume, Volumes, lock, share};
 use crate::containers::Containers;
 
 /// The most volumes: together with the layers the guest has room for some 100 disks.
 const MOST: usize = 64;
+
+/// The most folders of the host's: each has a process.
+const MOST_SHARES: usize = 16;
 
 /// A volume's disk, open, and locked as long as it is.
 #[derive(Debug)]
@@ -32,8 +35,10 @@ pub struct OpenVolume {
 #[derive(Debug)]
 pub struct Attached {
     store: PathBuf,
-    /// Volumes: what is above comes before what is below.
+    /// Volumes.
     pub volumes: Vec<OpenVolume>,
+    /// Folders and files of the host's.
+    pub shares: Vec<share::Wanted>,
     /// Memory to be mounted.
     tmpfs: Vec<oci::Mount>,
     /// Volumes without a name that were made, and that are removed again when it comes to nothing.
@@ -60,8 +65,10 @@ pub fn attach<'a>(
             wanted.push(Mount { source: Source::anonymous(), target, readonly: false });
         }
     }
+    // Of memory, what is above comes before what is below; of the others, the guest sees to it.
     wanted.sort_by_key(|mount| mount.target.matches('/').count());
-    let mut attached = Attached { store: store.to_owned(), volumes: vec![], tmpfs: vec![], fresh: vec![] };
+    let mut attached =
+        Attached { store: store.to_owned(), volumes: vec![], shares: vec![], tmpfs: vec![], fresh: vec![] };
     if wanted.is_empty() {
         return Ok(attached);
     }
@@ -92,7 +99,13 @@ impl Attached {
                 self.volumes.push(open);
             }
             Source::Tmpfs { size, mode } => self.tmpfs.push(tmpfs(target, readonly, size, mode)),
-            Source::Bind(path) => bail!("{}: folders of the host cannot be mounted yet", path.display()),
+            Source::Bind(path) => {
+                ensure!(
+                    self.shares.len() < MOST_SHARES,
+                    "a containerVM has {MOST_SHARES} folders of the host's at most"
+                );
+                self.shares.push(share::Wanted::new(path, self.shares.len(), target, readonly)?);
+            }
         }
         Ok(())
     }
@@ -141,9 +154,11 @@ impl Attached {
     pub fn tell(&mut self, machine: &mut MachineSpec) {
         let mounts = &mut machine.config.mounts;
         let places = self.volumes.iter().map(|volume| &volume.spec.destination);
+        let places = places.chain(self.shares.iter().map(|share| &share.spec.destination));
         let places: Vec<_> = places.chain(self.tmpfs.iter().map(|mount| &mount.destination)).collect();
         mounts.retain(|mount| !places.contains(&&mount.destination));
         mounts.extend(self.tmpfs.iter().cloned());
+        machine.shares = self.shares.iter().map(|share| share.spec.clone()).collect();
         machine.volumes = self.volumes.iter().map(|volume| volume.spec.clone()).collect();
     }
 

@@ -191,7 +191,7 @@ impl Bench {
         let scratch = tempfile::tempfile().context("making a temporary file")?;
         let (before, start) = (cpu_of_children()?, Instant::now());
         let (mut vm, mut wires) =
-            vch::vm::Vm::start("floor", None, &options, accel, &boot, &scratch, &[], &[])?;
+            vch::vm::Vm::start("floor", None, &options, accel, &boot, &scratch, &[], &[], &[])?;
         if let Some(trouble) = vm.wait()? {
             bail!("the floor's VM: {trouble}");
         }
