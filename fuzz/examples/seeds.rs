@@ -97,6 +97,28 @@ fn guest_session() -> Vec<u8> {
     said
 }
 
+fn network() -> protocol::network::Network {
+    use protocol::network::{Host, Mac, Names, Network, Nic, Route};
+    let subnet = |text: &str| text.parse().expect("a good subnet");
+    let ip = |text: &str| text.parse().expect("a good address");
+    let nic = Nic {
+        mac: Mac([2, 0, 0, 0, 0, 1]),
+        name: "eth0".to_owned(),
+        addresses: vec![subnet("10.0.2.15/24")],
+        routes: vec![Route { to: subnet("::/0"), via: Some(ip("fe80::2")) }],
+        dhcp: false,
+        slaac: true,
+        mtu: Some(1500),
+    };
+    let names = Names {
+        hosts: vec![Host { name: "db".to_owned(), ip: ip("10.0.0.1") }],
+        dns: vec![ip("10.0.2.3")],
+        search: vec!["lab".to_owned()],
+        options: vec!["ndots:2".to_owned()],
+    };
+    Network { nics: vec![nic], names: Some(names) }
+}
+
 fn guest_failure() -> Vec<u8> {
     let mut guest = GuestLink::guest();
     let failure = Failure { stage: Stage::Disks, errno: Some(2), message: "no disk".to_owned() };
@@ -125,8 +147,9 @@ fn host_session(checked: bool) -> Vec<u8> {
     let verity = protocol::Verity { num_data_blocks: 3, hash_start_block: 4, root_hash };
     let layers = vec![protocol::Layer { uuid: protocol::Uuid::nil(), verity: Some(verity) }];
     let disks = protocol::Disks { layers, scratch: protocol::Uuid::max() };
-    let machine =
-        protocol::MachineSpec { version: 1, config, disks, user: Some("me".to_owned()), init: true, volumes: vec![], shares: vec![] };
+    let mut machine = protocol::MachineSpec::new(config, disks);
+    machine.user = Some("me".to_owned());
+    machine.network = network();
     let start = protocol::Start { machine, time: 1, seed: protocol::Seed([3; 32]), stdin: true };
     for message in [
         ToGuest::Start(Box::new(start)),

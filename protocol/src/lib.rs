@@ -30,6 +30,7 @@ mod line;
 mod link;
 mod machine;
 mod message;
+pub mod network;
 pub mod oci;
 mod outgoing;
 mod resume;
@@ -40,7 +41,9 @@ pub use error::ProtocolError;
 pub use frame::Stream;
 pub use line::State;
 pub use link::{CHECKED_HIGH_WATER, Event, GuestLink, HIGH_WATER, HostLink, Link};
-pub use machine::{Disks, Layer, MachineSpec, RootHash, SPEC_VERSION, Share, Verity, Volume};
+pub use machine::{
+    Disks, GuestDevice, Layer, MachineSpec, RootHash, SPEC_VERSION, Seccomp, Share, Verity, Volume,
+};
 pub use message::{Exec, ExitStatus, Failure, Report, Seed, Stage, Start, Step, ToGuest, ToHost};
 pub use resume::MOST_SESSIONS;
 pub use session::{EXEC_WINDOW, WINDOW};

@@ -281,8 +281,11 @@ pub fn start(options: &RunOptions, layers: &[(&Path, protocol::Uuid)]) -> Result
     let in_spec = layers.iter().map(|layer| layer.spec(options.verity)).collect::<Result<_>>()?;
     let disks = protocol::Disks { layers: in_spec, scratch: scratch_uuid };
     let config = oci_spec::image::Config::default();
-    let machine = vch::spec::compose(&config, options, "0123456789abcdef", disks, None, |_| Ok(None))?;
-    let (vm, wires) = vch::vm::Vm::start("tests", None, options, accel, &boot, &scratch, &layers, &[], &[])?;
+    const ID: &str = "0123456789abcdef";
+    let machine = vch::spec::compose(&config, options, ID, disks, None, |_| Ok(None))?;
+    let network = vch::network::Host::open(&options.network, ID, &[], &store())?;
+    let (vm, wires) =
+        vch::vm::Vm::start("tests", None, options, accel, &boot, &scratch, &layers, &[], &[], &network)?;
     Ok(Running { vm, wires, machine, layers })
 }
 
@@ -325,6 +328,7 @@ pub fn machine(
         stop_signal: 15,
         remove: true,
         volumes: vec![],
+        ports: vec![],
     };
     let container = vch::containers::Containers::of(&store()).create(record)?;
     let outcome = vch::run_in(plan, wires, container, &stdio, options);

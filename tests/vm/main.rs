@@ -16,6 +16,7 @@ mod exec;
 mod exec_cli;
 mod exec_host;
 mod failures;
+mod fields;
 mod harness;
 #[expect(dead_code, reason = "no stacks here")]
 #[path = "../conformance/host.rs"]
@@ -27,6 +28,7 @@ mod layers;
 mod listing;
 mod monitor;
 mod oci;
+mod privileges;
 mod reconnect;
 mod signals;
 mod stdio;
@@ -44,11 +46,13 @@ fn main() {
         exec::tests(),
         exec_cli::tests(),
         failures::tests(),
+        fields::tests(),
         images::tests(),
         iso::tests(),
         layers::tests(),
         monitor::tests(),
         oci::tests(),
+        privileges::tests(),
         reconnect::tests(),
         signals::tests(),
         stdio::tests(),

@@ -118,7 +118,7 @@ fn bad_values_are_refused() -> Result<()> {
         (|machine| machine.config.process.cwd = "tmp".into(), "process.cwd \"tmp\""),
         (|machine| machine.config.process.rlimits.push(limit("RLIMIT_LUCK", 1, 1)), "\"RLIMIT_LUCK\""),
         (|machine| machine.config.process.env.push("A=\0".into()), "process.env"),
-        (|machine| machine.config.mounts[0].kind = "bind".into(), "mounts[0].type \"bind\""),
+        (|machine| machine.config.mounts[0].kind = "ext4".into(), "mounts[0].type \"ext4\""),
         (
             |machine| {
                 machine.config.process.capabilities.get_or_insert_default().ambient.push("CAP_FLY".into());

@@ -27,6 +27,11 @@ pub fn load_virtiofs() -> Result<(), Failure> {
     load_folder(&format!("{INITRAMFS}/modules/virtiofs"))
 }
 
+/// Those for network interfaces: `/modules/network/*.ko`.
+pub fn load_network() -> Result<(), Failure> {
+    load_folder(&format!("{INITRAMFS}/modules/network"))
+}
+
 /// Whoever made the initramfs has put them into dependency order. A kernel with everything built in has no such folder.
 fn load_folder(folder: &str) -> Result<(), Failure> {
     let entries = match fs::read_dir(folder) {

@@ -75,7 +75,7 @@ fn ovmf() -> Result<PathBuf> {
 
 fn parameters(options: &RunOptions, accel: Accel) -> String {
     let mut words: Vec<_> = PARAMETERS.split_ascii_whitespace().collect();
-    if accel == Accel::Tcg && options.cpus == 1 {
+    if accel == Accel::Tcg && options.vcpus() == 1 {
         words.extend(TCG_PARAMETERS.split_ascii_whitespace());
     }
     if options.debug {
@@ -121,7 +121,7 @@ mod tests {
         assert!(
             of(&options, Accel::Kvm).contains(" quiet ") && of(&options, Accel::Kvm).contains(" panic=-1 ")
         );
-        options.cpus = 2;
+        options.cpus = 2.0;
         options.debug = true;
         assert!(!of(&options, Accel::Tcg).contains(" noreplace-smp "));
         assert!(

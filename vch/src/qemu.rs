@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::accel::Accel;
 use crate::boot::Boot;
+use crate::network::Device;
 use crate::options::{Machine, RunOptions};
 use crate::size::MIB;
 
@@ -22,8 +23,10 @@ const SLOTS: usize = 29;
 const FUNCTIONS: usize = 8;
 /// The first of them: on pc, slot 1 is the chipset's.
 const FIRST_SLOT: usize = 2;
-/// The most disks: each is a function, and one is the channel's.
-pub const MOST_DISKS: usize = SLOTS * FUNCTIONS - 1;
+/// The most disks: each is a function, one is the channel's, and the last slot is the network interfaces'.
+pub const MOST_DISKS: usize = NICS - 1;
+/// The number of the first network interface, as a device of ours.
+const NICS: usize = (SLOTS - 1) * FUNCTIONS;
 
 /// Descriptors that QEMU needs for itself.
 const SPARE: u64 = 256;
@@ -33,7 +36,7 @@ const SPARE: u64 = 256;
 pub struct Descriptors {
     /// Whether the sockets listen, so that we can connect again and again.
     pub listening: bool,
-    /// Those that are only held, for the locks on them.
+    /// Those that are only held, for the locks on them; and the network's.
     pub held: Vec<RawFd>,
     /// The channel's socket.
     pub channel: RawFd,
@@ -51,6 +54,8 @@ pub struct Descriptors {
     pub shares: Vec<(RawFd, String)>,
     /// The CD.
     pub cd: Option<RawFd>,
+    /// The network interfaces; the descriptors that they name are among those held.
+    pub nics: Vec<Device>,
 }
 
 impl Descriptors {
@@ -136,7 +141,7 @@ pub fn arguments(
         Accel::Kvm => ("kvm", "host"),
         Accel::Tcg => ("tcg", "max,erms=off,fsrm=off"),
     };
-    add(&["-accel", accel, "-cpu", cpu, "-smp", &options.cpus.to_string()]);
+    add(&["-accel", accel, "-cpu", cpu, "-smp", &options.vcpus().to_string()]);
     add(&["-m", &format!("{}M", options.memory.div_ceil(MIB))]);
     for (id, descriptor) in
         [("channel", descriptors.channel), ("console", descriptors.console), ("qmp", descriptors.monitor)]
@@ -149,6 +154,7 @@ pub fn arguments(
     add(&["-device", &format!("virtio-serial-pci,id=ports,{}", address(0)), "-device", &port]);
     let disks = disks(descriptors, &mut add)?;
     shares(descriptors, 1 + disks, options.memory.div_ceil(MIB), &mut add)?;
+    nics(&descriptors.nics, &mut add);
     start(boot, descriptors, &mut arguments);
     arguments.extend(options.qemu_arg.iter().map(OsString::from));
     Ok(arguments)
@@ -213,6 +219,15 @@ fn shares(descriptors: &Descriptors, devices: usize, mib: u64, add: &mut impl Fn
     Ok(())
 }
 
+/// No option ROM: the firmware boots from none of them.
+fn nics(nics: &[Device], add: &mut impl FnMut(&[&str])) {
+    for (number, Device { backend, mac }) in nics.iter().enumerate() {
+        let place = address(NICS + number);
+        add(&["-netdev", &format!("{backend},id=net{number}")]);
+        add(&["-device", &format!("virtio-net-pci,netdev=net{number},mac={mac},romfile=,{place}")]);
+    }
+}
+
 /// Whether what is written to a disk is of use when the VM is gone.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kept {
@@ -271,6 +286,7 @@ fn address(index: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::network::Mac;
     use std::collections::HashSet;
 
     fn lines(layers: usize, boot: &Boot, options: &RunOptions) -> Result<Vec<String>> {
@@ -287,6 +303,7 @@ mod tests {
             volumes: vec![],
             shares: vec![],
             cd,
+            nics: vec![Device { backend: "user".into(), mac: Mac([2; 6]) }; 2],
         };
         let arguments = arguments("x", options, Accel::Tcg, boot, &descriptors)?;
         Ok(arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect())
@@ -310,7 +327,7 @@ mod tests {
         let place =
             |device: &String| device.split("addr=").nth(1).unwrap().split(',').next().unwrap().to_owned();
         let places: HashSet<_> = arguments.iter().filter(|a| a.contains("addr=")).map(place).collect();
-        assert_eq!(places.len(), 202);
+        assert_eq!(places.len(), 204);
         for place in &places {
             let slot = usize::from_str_radix(place.split('.').next().unwrap(), 16).unwrap();
             assert!((FIRST_SLOT..FIRST_SLOT + SLOTS).contains(&slot) && slot < 0x1f, "{place}");
@@ -320,7 +337,7 @@ mod tests {
         assert_eq!(writable, 1);
         assert!(lines(MOST_DISKS - 1, &direct(), &RunOptions::new("img")).is_ok());
         let error = lines(MOST_DISKS, &direct(), &RunOptions::new("img")).unwrap_err().to_string();
-        assert!(error.contains("231 layers"), "{error}");
+        assert!(error.contains("223 layers"), "{error}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::child;
 use crate::containers::{Container, sockets};
 use crate::disk::DiskFiles;
 use crate::layers::OpenLayer;
+use crate::network;
 use crate::options::RunOptions;
 use crate::qemu::{self, Descriptors};
 use crate::volumes::{attach::OpenVolume, share};
@@ -89,7 +90,7 @@ impl Vm {
     ///
     /// # Errors
     /// QEMU is not installed or cannot be started. What QEMU itself finds wrong comes on [`Wires::errors`].
-    #[expect(clippy::too_many_arguments, reason = "each is a thing of its own")]
+    #[expect(clippy::too_many_arguments, reason = "a VM is made of many parts")]
     pub fn start(
         name: &str,
         home: Option<Home>,
@@ -100,6 +101,7 @@ impl Vm {
         layers: &[OpenLayer],
         volumes: &[OpenVolume],
         shares: &[share::Running],
+        network: &network::Host,
     ) -> Result<(Self, Wires)> {
         let (channel, theirs_channel) = line(home, CHANNEL)?;
         let (console, theirs_console) = line(home, CONSOLE)?;
@@ -108,7 +110,7 @@ impl Vm {
         let lock = home.map(|home| home.container.lock_vm()).transpose()?;
         let held = layers.iter().flat_map(|layer| &layer.held).chain(&lock);
         let held = held.chain(volumes.iter().map(|volume| &volume.held));
-        let held: Vec<_> = held.map(File::as_raw_fd).collect();
+        let held: Vec<_> = held.map(File::as_raw_fd).chain(network.inherited()).collect();
         let cd = match boot {
             Boot::Iso { image, .. } => {
                 Some(File::open(image).with_context(|| format!("cannot open {}", image.display()))?)
@@ -127,6 +129,7 @@ impl Vm {
             volumes: volumes.iter().map(|volume| (volume.disk.as_raw_fd(), volume.spec.shared)).collect(),
             shares: shares.iter().map(|share| (share.line.as_raw_fd(), share.tag.clone())).collect(),
             cd: cd.as_ref().map(File::as_raw_fd),
+            nics: network.devices().to_vec(),
         };
         descriptors.make_room()?;
         let mut command = Command::new(QEMU);

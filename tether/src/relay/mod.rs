@@ -12,6 +12,7 @@ use crate::cgroup::Cgroup;
 use crate::channel::{Channel, SESSION};
 use crate::entropy;
 use crate::failure::{Context, Failure};
+use crate::network::Network;
 use crate::process::{self, Container, Deaths, Process, Reaped};
 use crate::timeline::{self, Timeline};
 use crate::verity::Verity;
@@ -37,6 +38,7 @@ pub struct Relay<'a> {
     machine: &'a MachineSpec,
     cgroup: &'a Cgroup,
     verity: &'a mut Option<Verity>,
+    network: Option<&'a mut Network>,
     timeline: &'a mut Timeline,
     deaths: Deaths,
     poller: Poller,
@@ -67,6 +69,7 @@ impl<'a> Relay<'a> {
             machine,
             cgroup,
             verity,
+            network: None,
             timeline,
             deaths,
             poller: Poller::new()?,
@@ -75,6 +78,11 @@ impl<'a> Relay<'a> {
             acknowledged: false,
             childless: false,
         })
+    }
+
+    /// And the network's leases.
+    pub fn with_network(self, network: &'a mut Network) -> Self {
+        Self { network: Some(network), ..self }
     }
 
     /// Runs until the host has acknowledged the end of the container's process.
@@ -93,6 +101,7 @@ impl<'a> Relay<'a> {
                 Source::Channel => self.channel.receive()?,
                 Source::Deaths => self.reap()?,
                 Source::Damage => self.tell_damage()?,
+                Source::Network => self.network.iter_mut().for_each(|network| network.serve(self.machine)),
                 Source::Of(id, part) => self.serve(id, part)?,
             }
         }
@@ -127,6 +136,9 @@ impl<'a> Relay<'a> {
         poller.look(Source::Deaths, &self.deaths, input)?;
         if let Some(verity) = &*self.verity {
             poller.look(Source::Damage, &verity.fd(), input)?;
+        }
+        if let Some(network) = self.network.as_ref().and_then(|network| network.fd()) {
+            poller.look(Source::Network, &network, input)?;
         }
         self.sessions.iter().try_for_each(|session| session.look(&self.channel.link, poller))
     }
@@ -208,7 +220,8 @@ impl<'a> Relay<'a> {
         if phase == Phase::Starting {
             return self.channel.refuse(id, Failure::new(Stage::Run, "the container does not run yet"));
         }
-        let container = Container { pid, config: &self.machine.config, cgroup: self.cgroup };
+        let MachineSpec { config, seccomp, .. } = self.machine;
+        let container = Container { pid, config, cgroup: self.cgroup, seccomp: seccomp.as_ref() };
         match process::exec(exec, &container) {
             Ok(process) => {
                 self.childless = false;

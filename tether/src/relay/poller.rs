@@ -16,6 +16,7 @@ pub enum Source {
     Channel,
     Deaths,
     Damage,
+    Network,
     /// One of a session's lines.
     Of(u32, Part),
 }
@@ -50,6 +51,7 @@ impl Source {
             Self::Channel => 4,
             Self::Deaths => 5,
             Self::Damage => 6,
+            Self::Network => 7,
             Self::Of(session, part) => u64::from(session) << 8 | part as u64,
         }
     }
@@ -60,6 +62,7 @@ impl Source {
             4 => Some(Self::Channel),
             5 => Some(Self::Deaths),
             6 => Some(Self::Damage),
+            7 => Some(Self::Network),
             part => Some(Self::Of(session, Part::ALL.into_iter().find(|known| *known as u64 == part)?)),
         }
     }
@@ -125,7 +128,7 @@ mod tests {
     #[test]
     fn a_source_is_a_number() {
         let parts = Part::ALL.into_iter().flat_map(|part| [0, 1, u32::MAX].map(|id| Source::Of(id, part)));
-        for source in parts.chain([Source::Channel, Source::Deaths, Source::Damage]) {
+        for source in parts.chain([Source::Channel, Source::Deaths, Source::Damage, Source::Network]) {
             assert_eq!(Source::of_number(source.number()), Some(source));
         }
     }

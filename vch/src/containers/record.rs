@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::network::publish::Port;
+
 /// What a container is. Written once, before its VM starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -27,6 +29,9 @@ pub struct Record {
     /// The names of its volumes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<String>,
+    /// The ports of the host that lead to it.
+    #[serde(default)]
+    pub ports: Vec<Port>,
 }
 
 /// How a container is. Replaced as a whole at every change.

@@ -14,6 +14,7 @@ fn record(name: &str) -> Record {
         stop_signal: 15,
         remove: false,
         volumes: vec![],
+        ports: vec![],
     }
 }
 

@@ -3,7 +3,7 @@
 //! `vch run` starts it as a process of its own, which nobody waits for: clients come and go. It may be killed with -9 at any
 //! instant: the VM goes on, and whoever looks for the container next starts [another monitor](adopt) for it.
 //!
-//! - [`relay`]: the event loop, `lines`: what comes from the VM, `obey`: from the clients, [`stop`]: when it is over; [`clients`], [`connection`], `exec`: who is there; [`message`]: what they say
+//! - [`relay`]: the event loop, `lines`: what comes from the VM, `obey`: from the clients, `power_button`, [`stop`]: when it is over; [`clients`], [`connection`], `exec`: who is there; [`message`]: what they say
 
 pub mod adopt;
 pub mod clients;
@@ -13,6 +13,7 @@ mod host_clock;
 mod lines;
 pub mod message;
 mod obey;
+mod power_button;
 pub mod relay;
 pub mod stop;
 pub mod wait;
@@ -39,7 +40,7 @@ use crate::options::RunOptions;
 use crate::timeline::Clock;
 use crate::vm::{Home, Vm};
 use crate::volumes::share;
-use crate::{name, random, scratch, signal_names, spec, volumes};
+use crate::{name, network, random, scratch, signal_names, spec, volumes};
 
 pub use obey::asks_to_end;
 
@@ -172,7 +173,8 @@ fn start(
     let in_spec = layers.iter().map(|layer| layer.spec(options.verity)).collect::<Result<_>>()?;
     let disks = Disks { layers: in_spec, scratch: uuid };
     let mut machine = spec::compose(&config, options, &id, disks, attach.size, host_variable)?;
-    let mut volumes = volumes::attach::attach(&store, options.volumes.all(), &config)?;
+    let mut volumes =
+        volumes::attach::attach(&store, &options.volumes.all(), &options.limits.tmpfs, &config)?;
     volumes.tell(&mut machine);
     let length = serde_json::to_vec(&machine)?.len();
     ensure!(
@@ -185,7 +187,11 @@ fn start(
         return Ok(killed(signal, clock));
     }
 
+    // Kept to the end: the ports are ours.
+    let exposed = config.exposed_ports().clone().unwrap_or_default();
+    let network = network::Host::open(&options.network, &id, &exposed, &store)?;
     let mut record = record(&id, name, options, &config, &machine, attach.stdin)?;
+    record.ports = network.ports().to_vec();
     record.volumes = volumes.names();
     let container = containers.create(record)?;
     container.keep_machine(&machine)?;
@@ -205,6 +211,7 @@ fn start(
         &layers,
         &volumes.volumes,
         &shares,
+        &network,
     )?;
     clock.step("QEMU is started");
     drop((scratch, volumes));
@@ -292,6 +299,7 @@ fn record(
         }
         _ => libc::SIGTERM,
     };
+    let stop_signal = options.process.stop_signal.unwrap_or(stop_signal);
     Ok(Record {
         id: id.to_owned(),
         name,
@@ -303,6 +311,7 @@ fn record(
         stop_signal,
         remove: options.rm,
         volumes: vec![],
+        ports: vec![],
     })
 }
 

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use protocol::{MachineSpec, Stream};
 
 use nix::unistd::pipe;
-use protocol::{Disks, ExitStatus, GuestLink, SPEC_VERSION, ToGuest, ToHost, Uuid};
+use protocol::{Disks, ExitStatus, GuestLink, ToGuest, ToHost, Uuid};
 
 use super::relay::Plan;
 use crate::containers::{Container, Containers, Record};
@@ -140,15 +140,8 @@ fn plan(boot_timeout: Duration) -> Plan {
     file.set_len(2 * 4096).unwrap();
     image_builder::verity::append(&file, 2 * 4096, [0; 16]).unwrap();
     let layer = OpenLayer::whole(Uuid::nil(), file, "layer 1 of 1".into()).unwrap();
-    let machine = MachineSpec {
-        version: SPEC_VERSION,
-        config: protocol::oci::Spec::default(),
-        disks: Disks { layers: vec![layer.spec(true).unwrap()], scratch: Uuid::nil() },
-        user: None,
-        init: true,
-        volumes: vec![],
-        shares: vec![],
-    };
+    let disks = Disks { layers: vec![layer.spec(true).unwrap()], scratch: Uuid::nil() };
+    let machine = MachineSpec { init: true, ..MachineSpec::new(protocol::oci::Spec::default(), disks) };
     Plan { machine, layers: vec![layer], stdin: true, debug: false, boot_timeout }
 }
 
@@ -164,6 +157,7 @@ fn container(store: &std::path::Path) -> Container {
         stop_signal: 15,
         remove: false,
         volumes: vec![],
+        ports: vec![],
     };
     Containers::of(store).create(record).unwrap()
 }

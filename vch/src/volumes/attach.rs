@@ -46,16 +46,14 @@ pub struct Attached {
 }
 
 /// Opens and locks the volumes for a container that is made of an image with that `config`; those that are not there are made.
+/// `tmpfs` is what the user says of memory elsewhere: its places are taken.
 ///
 /// # Errors
 /// Two want the same place; a volume is in use; what is asked for cannot be done; the store's.
-pub fn attach<'a>(
-    store: &Path,
-    wanted: impl Iterator<Item = &'a Mount>,
-    config: &Config,
-) -> Result<Attached> {
-    let mut wanted: Vec<Mount> = wanted.cloned().collect();
-    let mut places = BTreeSet::new();
+pub fn attach(store: &Path, wanted: &[Mount], tmpfs: &[String], config: &Config) -> Result<Attached> {
+    let mut wanted = wanted.to_vec();
+    let taken = tmpfs.iter().map(|text| text.split(':').next().unwrap_or_default());
+    let mut places = taken.map(place).collect::<Result<BTreeSet<_>>>()?;
     for mount in &wanted {
         ensure!(places.insert(mount.target.clone()), "two things are to be mounted on {}", mount.target);
     }
