@@ -12,6 +12,7 @@ mod control;
 #[path = "../conformance/corpus.rs"]
 mod corpus;
 mod corpus_in_a_vm;
+mod end;
 mod exec;
 mod exec_cli;
 mod exec_host;
@@ -43,6 +44,7 @@ fn main() {
         config::tests(),
         control::tests(),
         corpus_in_a_vm::tests(),
+        end::tests(),
         exec::tests(),
         exec_cli::tests(),
         failures::tests(),

@@ -1,7 +1,7 @@
 //! Volumes: what the container finds on them, what it leaves there, and who may have them.
 
 use crate::harness::{
-    Test, busybox, command_with_store, error_of, eventually, probe, qemus, run, temporary, vch,
+    Test, busybox, command_with_store, error_of, eventually, files, probe, qemus, run, temporary, vch,
 };
 use crate::layers::image;
 use crate::listing::Listing;
@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use oci_spec::image::ConfigBuilder;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use tar::EntryType;
@@ -21,7 +21,15 @@ use vch::RunOptions;
 use vch::volumes::{New, Volume, Volumes, parse};
 
 pub fn tests() -> Vec<Test> {
-    tests![filled_once_kept_and_grown, one_writes, many_read, damage_is_refused, of_the_image]
+    let mut all = tests![filled_once_kept_and_grown, one_writes, many_read, damage_is_refused, of_the_image];
+    let unshare = || {
+        let status =
+            Command::new("unshare").args(["-m", "mount", "-t", "tmpfs", "none", "/mnt"]).output()?.status;
+        ensure!(status.success(), "mounting for virtiofsd needs root");
+        Ok(())
+    };
+    all.push(Test::new("volumes::of_the_host", of_the_host).needs(unshare()));
+    all
 }
 
 const MIB: u64 = 1 << 20;
@@ -250,7 +258,31 @@ fn damage_is_refused() -> Result<()> {
     refused(&["/g"], "mounting volume \"gdt\"")?;
     let magic = create(dir.path(), "magic", 16 * MIB)?;
     write(&magic, &[0; 4096], 0)?;
-    refused(&["/m"], "volume \"magic\" (filesystem UUID")
+    refused(&["/m"], "volume \"magic\" (filesystem UUID")?;
+    a_partition_is_no_layer(dir.path())
+}
+
+/// A volume with a partition on it that claims to be the image.
+fn a_partition_is_no_layer(store: &Path) -> Result<()> {
+    let superblock = |file: &Path| -> Result<[u8; 128]> {
+        let mut superblock = [0; 128];
+        fs::File::open(file)?.read_exact_at(&mut superblock, 1024)?;
+        Ok(superblock)
+    };
+    let disks = [files(&store.join("chains")), files(&store.join("layers"))].concat();
+    let image = disks.iter().filter_map(|file| superblock(file).ok());
+    let image = image.into_iter().find(|bytes| bytes.starts_with(&[0xe2, 0xe1, 0xf5, 0xe0]));
+    let image = image.context("the image's disk")?;
+    let part = create(store, "part", 64 * MIB)?;
+    let disk = OpenOptions::new().write(true).open(part.disk())?;
+    let first = 60 * MIB / 512;
+    let entry =
+        [&[0, 0, 2, 0, 0x83, 0, 0, 0][..], &first.to_le_bytes()[..4], &4096_u32.to_le_bytes()].concat();
+    disk.write_all_at(&entry, 446)?;
+    disk.write_all_at(&[0x55, 0xaa], 510)?;
+    disk.write_all_at(&image, first * 512 + 1024)?;
+    let script = "grep -c 'vd.1$' /proc/partitions; ls /p";
+    run(&with(crate::harness::shell(script), store, &["part:/p"])?)?.gives("1\n")
 }
 
 /// An image's VOLUMEs are volumes of the container's own: kept with it, and gone with it where that is asked for.
@@ -282,4 +314,49 @@ fn of_the_image() -> Result<()> {
     ensure!(volumes()? == 1, "{} volumes", volumes()?);
     says(&run(&["--rm"])?, 0, &["of the image\n2\n"])?;
     eventually("--rm removes them", || volumes().is_ok_and(|count| count == 1))
+}
+
+/// Folders and files of the host's: what is shared and no more, and read-only whatever the guest thinks of it.
+fn of_the_host() -> Result<()> {
+    let dir = temporary()?;
+    let (store, shared, single) =
+        (dir.path().join("store"), dir.path().join("shared"), dir.path().join("single"));
+    fs::create_dir_all(shared.join("sub"))?;
+    fs::write(dir.path().join("secret"), "secret")?;
+    fs::write(shared.join("file"), "of the host\n")?;
+    fs::write(&single, "alone\n")?;
+    std::os::unix::fs::symlink(dir.path().join("secret"), shared.join("link"))?;
+    std::os::unix::fs::symlink("../secret", shared.join("up"))?;
+
+    let script = "cat /h/file /single /h/link /h/up 2>/dev/null; ls -A /h/..; chown 12:34 /h/sub; \
+        mkdir /h/sub/new && echo hello > /h/sub/new/tmp && mv /h/sub/new/tmp /h/sub/new/file && ln /h/sub/new/file /h/hard; \
+        for place in /ro /ro-single; do mount -o remount,rw $place && echo remounted; done; \
+        touch /ro/x || echo refused; echo x >> /ro-single || echo refused; echo more >> /single";
+    let of = |source: &Path, target: &str| format!("{}:{target}", source.display());
+    let [h, ro, file] = [of(&shared, "/h"), of(&shared, "/ro:ro"), of(&single, "/single")];
+    let ro_file = format!("type=bind,source={},target=/ro-single,readonly", single.display());
+    let options = ["--privileged", "-v", &h, "-v", &ro, "-v", &file, "--mount", &ro_file];
+    let output = shell(&store, "of-the-host", &options, script)?;
+    let out = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<_> = out.lines().collect();
+    ensure!(lines.starts_with(&["of the host", "alone"]) && !out.contains("secret"), "{out}");
+    ensure!(lines.ends_with(&["remounted", "remounted", "refused", "refused"]), "{out}: {output:?}");
+    ensure!(fs::read_to_string(shared.join("hard"))? == "hello\n");
+    ensure!(fs::read_to_string(&single)? == "alone\nmore\n");
+    let sub = fs::metadata(shared.join("sub"))?;
+    ensure!((sub.uid(), sub.gid()) == (12, 34));
+    ensure!(!shared.join("x").exists());
+    eventually("virtiofsd has ended", || !names_a_process(&store))?;
+    let missing = of(&dir.path().join("missing"), "/x");
+    says(&shell(&store, "of-the-host", &["-v", &missing], "true")?, 125, &["missing", "No such file"])
+}
+
+/// Whether a process has a word in its command line that begins with this path.
+fn names_a_process(path: &Path) -> bool {
+    let Ok(processes) = fs::read_dir("/proc") else { return false };
+    let path = path.as_os_str().as_encoded_bytes();
+    processes.flatten().any(|process| {
+        fs::read(process.path().join("cmdline"))
+            .is_ok_and(|line| line.windows(path.len()).any(|word| word == path))
+    })
 }

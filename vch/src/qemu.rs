@@ -289,10 +289,10 @@ mod tests {
     use protocol::network::Mac;
     use std::collections::HashSet;
 
-    fn lines(layers: usize, boot: &Boot, options: &RunOptions) -> Result<Vec<String>> {
+    fn descriptors(layers: usize, boot: &Boot) -> Descriptors {
         let layers = (100..).take(layers).map(Disk::Raw).collect();
         let cd = matches!(boot, Boot::Iso { .. }).then_some(7);
-        let descriptors = Descriptors {
+        Descriptors {
             listening: true,
             held: vec![8],
             channel: 3,
@@ -304,8 +304,11 @@ mod tests {
             shares: vec![],
             cd,
             nics: vec![Device { backend: "user".into(), mac: Mac([2; 6]) }; 2],
-        };
-        let arguments = arguments("x", options, Accel::Tcg, boot, &descriptors)?;
+        }
+    }
+
+    fn lines(layers: usize, boot: &Boot, options: &RunOptions) -> Result<Vec<String>> {
+        let arguments = arguments("x", options, Accel::Tcg, boot, &descriptors(layers, boot))?;
         Ok(arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect())
     }
 
@@ -338,6 +341,29 @@ mod tests {
         assert!(lines(MOST_DISKS - 1, &direct(), &RunOptions::new("img")).is_ok());
         let error = lines(MOST_DISKS, &direct(), &RunOptions::new("img")).unwrap_err().to_string();
         assert!(error.contains("223 layers"), "{error}");
+    }
+
+    #[test]
+    fn volumes_are_flushed_and_shares_share_the_memory() {
+        let mut descriptors = descriptors(2, &direct());
+        descriptors.volumes = vec![(200, false), (201, true)];
+        descriptors.shares = vec![(202, "share0".into()), (203, "share1".into())];
+        for descriptor in 200..=203 {
+            assert!(descriptors.all().contains(&descriptor));
+        }
+        let options = RunOptions::new("img");
+        let arguments = arguments("x", &options, Accel::Tcg, &direct(), &descriptors).unwrap();
+        let arguments: Vec<_> =
+            arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect();
+        let has = |parts: &[&str]| arguments.iter().any(|line| parts.iter().all(|part| line.contains(part)));
+        assert!(has(&["/dev/fdset/200", "\"no-flush\":false", "\"read-only\":false"]), "{arguments:?}");
+        assert!(has(&["/dev/fdset/201", "\"read-only\":true"]), "{arguments:?}");
+        assert!(has(&["/dev/fdset/6", "\"no-flush\":true", "\"read-only\":false"]), "{arguments:?}");
+        assert!(has(&["memory-backend-memfd", "size=256M", "share=on"]), "{arguments:?}");
+        assert!(has(&["vhost-user-fs-pci", "chardev=share1", "tag=share1"]), "{arguments:?}");
+        let places: Vec<_> = arguments.iter().filter_map(|line| line.split("addr=").nth(1)).collect();
+        let unique: HashSet<_> = places.iter().map(|place| place.split(',').next()).collect();
+        assert_eq!(unique.len(), places.len(), "{places:?}");
     }
 
     #[test]

@@ -166,6 +166,8 @@ impl Volumes {
             None => random::id().context("cannot make a volume's name up")?,
         };
         if let Some(volume) = self.get(&name)? {
+            let same = new.labels.is_empty() || new.labels == volume.record.labels;
+            ensure!(same, "volume {name:?} is there already, with other labels");
             if let Some(size) = new.size {
                 volume.grow(size)?;
             }

@@ -53,6 +53,8 @@ fn made_found_grown_and_removed() {
     let again = create(&volumes, named("db", 2 * LEAST)).unwrap();
     assert_eq!((again.record.uuid, again.sizes().unwrap().0), (db.record.uuid, 2 * LEAST));
     create(&volumes, New { size: None, ..named("db", 0) }).unwrap();
+    let other_labels = New { labels: [("a".into(), "c".into())].into(), ..named("db", 2 * LEAST) };
+    assert!(create(&volumes, other_labels).unwrap_err().to_string().contains("other labels"));
     let error = create(&volumes, named("db", LEAST)).unwrap_err().to_string();
     assert!(error.contains("can grow, but not shrink"), "{error}");
 
