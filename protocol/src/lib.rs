@@ -33,6 +33,7 @@ mod message;
 pub mod network;
 pub mod oci;
 mod outgoing;
+mod patience;
 mod resume;
 mod session;
 mod table;
@@ -45,6 +46,7 @@ pub use machine::{
     Disks, GuestDevice, Layer, MachineSpec, RootHash, SPEC_VERSION, Seccomp, Share, Verity, Volume,
 };
 pub use message::{Exec, ExitStatus, Failure, Report, Seed, Stage, Start, Step, ToGuest, ToHost};
+pub use patience::Patience;
 pub use resume::MOST_SESSIONS;
 pub use session::{EXEC_WINDOW, WINDOW};
 pub use table::Kept;

@@ -124,7 +124,7 @@ fn options() -> Result<()> {
     options.limits.pids_limit = Some(123);
     options.limits.memory_swap = Some("-1".into());
     options.limits.cpuset_cpus = Some("1".into());
-    options.process.domainname = Some("the-domain".into());
+    options.network.domainname = Some("the-domain".into());
     options.process.env_file = vec![env];
     options.env = texts(&["B=option", "C="]);
     let wanted = [

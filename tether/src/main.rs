@@ -28,6 +28,7 @@ mod disks;
 mod entropy;
 mod failure;
 mod kernel_log;
+mod line;
 mod lsm;
 mod modules;
 mod mount_options;

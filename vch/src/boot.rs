@@ -78,6 +78,8 @@ fn parameters(options: &RunOptions, accel: Accel) -> String {
     if accel == Accel::Tcg && options.vcpus() == 1 {
         words.extend(TCG_PARAMETERS.split_ascii_whitespace());
     }
+    let channel = options.channel.channel.parameter();
+    words.push(&channel);
     if options.debug {
         words.retain(|word| *word != "quiet");
         words.push("loglevel=7");
@@ -121,8 +123,11 @@ mod tests {
         assert!(
             of(&options, Accel::Kvm).contains(" quiet ") && of(&options, Accel::Kvm).contains(" panic=-1 ")
         );
+        assert!(of(&options, Accel::Kvm).contains(" containervm.channel=virtio-serial "));
         options.cpus = 2.0;
         options.debug = true;
+        options.channel.channel = crate::transport::Channel::Serial;
+        assert!(of(&options, Accel::Tcg).contains(" containervm.channel=serial "));
         assert!(!of(&options, Accel::Tcg).contains(" noreplace-smp "));
         assert!(
             !of(&options, Accel::Tcg).contains(" quiet ")

@@ -8,7 +8,7 @@
 //! - [`containers`]: their folders; [`name`]: their names; [`log`]: their output, kept
 //! - [`network`]: interfaces, published ports, and what `/etc/hosts` and its like say
 //! - [`monitor`]: the process that a container has on the host; [`conversation`]: what it says to the guest, in the protocol's order; [`execs`]: what runs beside the container's process
-//! - [`qemu`]: the command line; [`vm`]: the process; [`qmp`], [`console`]: what it says
+//! - [`transport`]: what carries the channel; [`qemu`]: the command line; [`vm`]: the process; [`qmp`], [`console`]: what it says
 //! - [`line`]: between two processes of ours; [`client`]: the user's side of it; [`stdio`], [`terminal`], [`signals`], [`progress`]: the user
 //! - [`exit`]: the outcome, its exit code and its sentence; [`timeline`]: what happened when
 
@@ -47,6 +47,7 @@ pub mod stdio;
 pub mod terminal;
 pub mod text;
 pub mod timeline;
+pub mod transport;
 pub mod vm;
 pub mod volumes;
 

@@ -76,11 +76,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let before = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        terminal::restore();
-        before(panic);
-    }));
+    terminal::restore_on_panic();
     match obey(cli.command) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

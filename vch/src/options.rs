@@ -13,6 +13,8 @@ use anyhow::{Result, bail};
 use clap::{Arg, ArgMatches, Args, FromArgMatches, ValueEnum};
 use image_builder::store::LayerFs;
 
+pub mod channel;
+
 use crate::accel;
 use crate::size::{self, MIB};
 
@@ -109,6 +111,10 @@ pub struct RunOptions {
     /// Accelerator: KVM where it is usable, else TCG
     #[arg(long, value_enum, value_name = "NAME", default_value = "auto")]
     pub accel: accel::Choice,
+
+    /// How the guest is spoken to.
+    #[command(flatten)]
+    pub channel: channel::ChannelOptions,
 
     /// Boot the kernel directly, or from a CD
     #[arg(long, value_enum, value_name = "HOW", default_value = "direct")]

@@ -12,12 +12,11 @@ use serde_json::json;
 
 use crate::accel::Accel;
 use crate::boot::Boot;
-use crate::network::Device;
+use crate::network;
 use crate::options::{Machine, RunOptions};
 use crate::size::MIB;
+use crate::transport::Device;
 
-/// The name that the guest finds its port by, in `/sys/class/virtio-ports/*/name`.
-pub const PORT: &str = "org.containervm.channel";
 /// PCI slots that are free on both machine types, and functions in each.
 const SLOTS: usize = 29;
 const FUNCTIONS: usize = 8;
@@ -32,14 +31,14 @@ const NICS: usize = (SLOTS - 1) * FUNCTIONS;
 const SPARE: u64 = 256;
 
 /// The descriptors that QEMU inherits.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Descriptors {
     /// Whether the sockets listen, so that we can connect again and again.
     pub listening: bool,
     /// Those that are only held, for the locks on them; and the network's.
     pub held: Vec<RawFd>,
-    /// The channel's socket.
-    pub channel: RawFd,
+    /// The channel's device.
+    pub channel: Device,
     /// The serial console's socket.
     pub console: RawFd,
     /// QMP's socket.
@@ -55,13 +54,13 @@ pub struct Descriptors {
     /// The CD.
     pub cd: Option<RawFd>,
     /// The network interfaces; the descriptors that they name are among those held.
-    pub nics: Vec<Device>,
+    pub nics: Vec<network::Device>,
 }
 
 impl Descriptors {
     /// All of them.
     pub fn all(&self) -> Vec<RawFd> {
-        let fixed = [self.channel, self.console, self.monitor, self.scratch];
+        let fixed = [self.channel.descriptor(), self.console, self.monitor, self.scratch];
         let layers = self.layers.iter().flat_map(Disk::all);
         let volumes = self.volumes.iter().map(|(disk, _)| *disk);
         fixed
@@ -134,7 +133,14 @@ pub fn arguments(
     add(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-rtc", "base=utc"]);
     // A guest that breaks out of its devices finds a process that can start nothing and become nobody.
     add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
-    add(&["-machine", &machine(options.machine, boot)]);
+    let machine = machine(options.machine, boot);
+    let memory = options.memory.div_ceil(MIB);
+    if descriptors.channel.shares_memory() || !descriptors.shares.is_empty() {
+        add(&["-object", &format!("memory-backend-memfd,id=memory,size={memory}M,share=on")]);
+        add(&["-machine", &format!("{machine},memory-backend=memory")]);
+    } else {
+        add(&["-machine", machine]);
+    }
     // max: images built for x86-64-v3 run under TCG, too. Without ERMS and FSRM the kernel copies by words, where
     // TCG would step through `rep movsb` byte by byte: 12 % of a boot's instructions (measured).
     let (accel, cpu) = match accel {
@@ -142,18 +148,16 @@ pub fn arguments(
         Accel::Tcg => ("tcg", "max,erms=off,fsrm=off"),
     };
     add(&["-accel", accel, "-cpu", cpu, "-smp", &options.vcpus().to_string()]);
-    add(&["-m", &format!("{}M", options.memory.div_ceil(MIB))]);
-    for (id, descriptor) in
-        [("channel", descriptors.channel), ("console", descriptors.console), ("qmp", descriptors.monitor)]
-    {
-        let server = if descriptors.listening { ",server=on,wait=off" } else { "" };
+    add(&["-m", &format!("{memory}M")]);
+    let server = if descriptors.listening { ",server=on,wait=off" } else { "" };
+    for (id, descriptor) in [("console", descriptors.console), ("qmp", descriptors.monitor)] {
         add(&["-chardev", &format!("socket,id={id},fd={descriptor}{server}")]);
     }
     add(&["-mon", "chardev=qmp,mode=control", "-serial", "chardev:console"]);
-    let port = format!("virtserialport,bus=ports.0,chardev=channel,name={PORT}");
-    add(&["-device", &format!("virtio-serial-pci,id=ports,{}", address(0)), "-device", &port]);
-    let disks = disks(descriptors, &mut add)?;
-    shares(descriptors, 1 + disks, options.memory.div_ceil(MIB), &mut add)?;
+    let channel = descriptors.channel.arguments(server, &address(0));
+    add(&channel.iter().map(String::as_str).collect::<Vec<_>>());
+    let used = disks(descriptors, &mut add)?;
+    shares(descriptors, used, &mut add)?;
     nics(&descriptors.nics, &mut add);
     start(boot, descriptors, &mut arguments);
     arguments.extend(options.qemu_arg.iter().map(OsString::from));
@@ -161,16 +165,15 @@ pub fn arguments(
 }
 
 /// Without the devices that a guest would only wait for: SATA's link alone costs 0.3 s (FINDINGS.md).
-fn machine(machine: Machine, boot: &Boot) -> String {
+fn machine(machine: Machine, boot: &Boot) -> &'static str {
     match (machine, boot) {
         (Machine::Q35, Boot::Direct { .. }) => "q35,usb=off,smbus=off,sata=off",
         (Machine::Q35, Boot::Iso { .. }) => "q35,usb=off,smbus=off",
         (Machine::Pc, _) => "pc,usb=off",
     }
-    .to_owned()
 }
 
-/// Gives their number.
+/// Gives the number of our devices so far.
 fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<usize> {
     let Descriptors { layers, volumes, .. } = descriptors;
     let count = layers.len() + volumes.len() + 1;
@@ -182,6 +185,8 @@ fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<usi
             MOST_DISKS - 1
         );
     }
+    // A slot whose first function is missing is not looked at.
+    let first = usize::from(descriptors.channel.is_pci());
     for i in 0..count {
         let node = format!("disk{i}");
         let layer = i.checked_sub(1).and_then(|i| layers.get(i));
@@ -193,25 +198,21 @@ fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<usi
             _ => file(&node, descriptors.scratch, false, Kept::No, add),
         }
         // "stop": a host that cannot read or write is not the guest's business; we hear of it by QMP and end the VM.
-        let device =
-            format!("virtio-blk-pci,drive={node},num-queues=1,rerror=stop,werror=stop,{}", address(i + 1));
+        let device = format!(
+            "virtio-blk-pci,drive={node},num-queues=1,rerror=stop,werror=stop,{}",
+            address(first + i)
+        );
         add(&["-device", &device]);
     }
-    Ok(count)
+    Ok(first + count)
 }
 
-/// Folders of the host's: their devices come behind `devices` others of ours. virtiofsd reads and writes the guest's memory, of
-/// `mib` MiB.
-fn shares(descriptors: &Descriptors, devices: usize, mib: u64, add: &mut impl FnMut(&[&str])) -> Result<()> {
+/// Folders of the host's: their devices come behind `devices` others of ours.
+fn shares(descriptors: &Descriptors, devices: usize, add: &mut impl FnMut(&[&str])) -> Result<()> {
     let shares = &descriptors.shares;
-    if shares.is_empty() {
-        return Ok(());
-    }
     if devices + shares.len() > MOST_DISKS + 1 {
         bail!("there is no room in the VM for {} folders of the host's", shares.len());
     }
-    add(&["-object", &format!("memory-backend-memfd,id=memory,size={mib}M,share=on")]);
-    add(&["-machine", "memory-backend=memory"]);
     for (index, (line, tag)) in shares.iter().enumerate() {
         add(&["-chardev", &format!("socket,id={tag},fd={line}")]);
         add(&["-device", &format!("vhost-user-fs-pci,chardev={tag},tag={tag},{}", address(devices + index))]);
@@ -220,8 +221,8 @@ fn shares(descriptors: &Descriptors, devices: usize, mib: u64, add: &mut impl Fn
 }
 
 /// No option ROM: the firmware boots from none of them.
-fn nics(nics: &[Device], add: &mut impl FnMut(&[&str])) {
-    for (number, Device { backend, mac }) in nics.iter().enumerate() {
+fn nics(nics: &[network::Device], add: &mut impl FnMut(&[&str])) {
+    for (number, network::Device { backend, mac }) in nics.iter().enumerate() {
         let place = address(NICS + number);
         add(&["-netdev", &format!("{backend},id=net{number}")]);
         add(&["-device", &format!("virtio-net-pci,netdev=net{number},mac={mac},romfile=,{place}")]);
@@ -288,14 +289,30 @@ mod tests {
     use super::*;
     use protocol::network::Mac;
     use std::collections::HashSet;
+    use std::fs::File;
 
-    fn descriptors(layers: usize, boot: &Boot) -> Descriptors {
+    fn lines(layers: usize, boot: &Boot, options: &RunOptions) -> Result<Vec<String>> {
+        lines_with(|null| Device::Port(null.into()), layers, boot, options)
+    }
+
+    fn lines_with(
+        channel: fn(File) -> Device,
+        layers: usize,
+        boot: &Boot,
+        options: &RunOptions,
+    ) -> Result<Vec<String>> {
+        let descriptors = descriptors(channel, layers, boot)?;
+        let arguments = arguments("x", options, Accel::Tcg, boot, &descriptors)?;
+        Ok(arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect())
+    }
+
+    fn descriptors(channel: fn(File) -> Device, layers: usize, boot: &Boot) -> Result<Descriptors> {
         let layers = (100..).take(layers).map(Disk::Raw).collect();
         let cd = matches!(boot, Boot::Iso { .. }).then_some(7);
-        Descriptors {
+        Ok(Descriptors {
             listening: true,
             held: vec![8],
-            channel: 3,
+            channel: channel(File::open("/dev/null")?),
             console: 4,
             monitor: 5,
             scratch: 6,
@@ -303,13 +320,8 @@ mod tests {
             volumes: vec![],
             shares: vec![],
             cd,
-            nics: vec![Device { backend: "user".into(), mac: Mac([2; 6]) }; 2],
-        }
-    }
-
-    fn lines(layers: usize, boot: &Boot, options: &RunOptions) -> Result<Vec<String>> {
-        let arguments = arguments("x", options, Accel::Tcg, boot, &descriptors(layers, boot))?;
-        Ok(arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect())
+            nics: vec![network::Device { backend: "user".into(), mac: Mac([2; 6]) }; 2],
+        })
     }
 
     fn direct() -> Boot {
@@ -345,7 +357,7 @@ mod tests {
 
     #[test]
     fn volumes_are_flushed_and_shares_share_the_memory() {
-        let mut descriptors = descriptors(2, &direct());
+        let mut descriptors = descriptors(|null| Device::Port(null.into()), 2, &direct()).unwrap();
         descriptors.volumes = vec![(200, false), (201, true)];
         descriptors.shares = vec![(202, "share0".into()), (203, "share1".into())];
         for descriptor in 200..=203 {
@@ -364,6 +376,22 @@ mod tests {
         let places: Vec<_> = arguments.iter().filter_map(|line| line.split("addr=").nth(1)).collect();
         let unique: HashSet<_> = places.iter().map(|place| place.split(',').next()).collect();
         assert_eq!(unique.len(), places.len(), "{places:?}");
+    }
+
+    #[test]
+    fn a_channel_is_a_port_a_uart_or_a_socket() {
+        let line = |channel| lines_with(channel, 1, &direct(), &RunOptions::new("img")).unwrap().join(" ");
+        let port = line(|null| Device::Port(null.into()));
+        assert!(port.contains("virtserialport") && !port.contains("vsock"), "{port}");
+        let uart = line(|null| Device::Serial(null.into()));
+        assert!(!uart.contains("virtio-serial") && uart.contains("addr=2.0"), "{uart}");
+        let (console, channel) = (uart.find("chardev:console"), uart.find("chardev:channel"));
+        assert!(console.unwrap() < channel.unwrap(), "the first UART is the console: {uart}");
+        let vsock = line(|null| Device::Vhost(null, 70_000));
+        assert!(
+            vsock.contains("vhost-vsock-pci,guest-cid=70000,vhostfd=") && !vsock.contains("memfd"),
+            "{vsock}"
+        );
     }
 
     #[test]

@@ -20,9 +20,9 @@ use crate::layers::OpenLayer;
 use crate::network;
 use crate::options::RunOptions;
 use crate::qemu::{self, Descriptors};
+use crate::transport::{Device, Line, pair};
 use crate::volumes::{attach::OpenVolume, share};
 
-const CHANNEL: &str = "channel";
 const CONSOLE: &str = "console";
 const QMP: &str = "qmp";
 const QEMU: &str = "qemu-system-x86_64";
@@ -31,7 +31,7 @@ const QEMU: &str = "qemu-system-x86_64";
 #[derive(Debug)]
 pub struct Wires {
     /// The channel to tether.
-    pub channel: UnixStream,
+    pub channel: Line,
     /// The guest's serial console.
     pub console: UnixStream,
     /// QMP.
@@ -52,7 +52,7 @@ impl Wires {
             Ok(line)
         };
         Ok(Self {
-            channel: connect(CHANNEL)?,
+            channel: container.record.transport.reopen(&container.dir)?,
             console: connect(CONSOLE)?,
             monitor: connect(QMP)?,
             errors: None,
@@ -67,16 +67,6 @@ pub struct Home<'a> {
     pub container: &'a Container,
     /// Whether the VM lives on when the thread that starts it does not.
     pub outlives: bool,
-}
-
-/// Our end and QEMU's of a line.
-fn line(home: Option<Home>, name: &str) -> Result<(UnixStream, OwnedFd)> {
-    let Some(home) = home else {
-        let (ours, theirs) = UnixStream::pair()?;
-        return Ok((ours, theirs.into()));
-    };
-    let socket = sockets::listen(&home.container.dir, name)?;
-    Ok((sockets::connect(&home.container.dir, name)?, socket.into()))
 }
 
 /// A running QEMU. Dropping it kills and reaps it.
@@ -103,9 +93,14 @@ impl Vm {
         shares: &[share::Running],
         network: &network::Host,
     ) -> Result<(Self, Wires)> {
-        let (channel, theirs_channel) = line(home, CHANNEL)?;
-        let (console, theirs_console) = line(home, CONSOLE)?;
-        let (monitor, theirs_monitor) = line(home, QMP)?;
+        let dir = home.map(|home| &*home.container.dir);
+        let transport = match home {
+            Some(home) => home.container.record.transport,
+            None => options.channel.transport()?,
+        };
+        let (channel, device) = transport.make(dir)?;
+        let (console, theirs_console) = pair(dir, CONSOLE)?;
+        let (monitor, theirs_monitor) = pair(dir, QMP)?;
         // Others see by these that the VM lives, and that its layers and volumes are in use.
         let lock = home.map(|home| home.container.lock_vm()).transpose()?;
         let held = layers.iter().flat_map(|layer| &layer.held).chain(&lock);
@@ -121,7 +116,7 @@ impl Vm {
         let descriptors = Descriptors {
             listening: home.is_some(),
             held,
-            channel: theirs_channel.as_raw_fd(),
+            channel: device,
             console: theirs_console.as_raw_fd(),
             monitor: theirs_monitor.as_raw_fd(),
             scratch: scratch.as_raw_fd(),
@@ -137,18 +132,17 @@ impl Vm {
         // A process group of its own: ^C at the terminal is for us to act on.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
         let outlives = home.is_some_and(|home| home.outlives);
+        // Before the descriptors are opened to what is executed: the helper needs none of them.
+        if let Device::VhostUser(helper) = &descriptors.channel {
+            helper.start_with(&mut command);
+        }
         child::bind(&mut command, descriptors.all(), outlives);
-        let mut child = command.spawn().map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => {
-                anyhow!("{QEMU} is not installed: it is in Debian's package qemu-system-x86")
-            }
-            _ => anyhow!("cannot start {QEMU}: {e}"),
-        })?;
+        let mut child = command.spawn().map_err(|e| explain(&e, &descriptors.channel))?;
         let errors = child.stderr.take().map(OwnedFd::from);
         let vm = Self { child };
         let errors = errors.context("QEMU has no stderr")?;
         fcntl(&errors, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        for line in [&channel, &console, &monitor] {
+        for line in [&console, &monitor] {
             line.set_nonblocking(true)?;
         }
         Ok((vm, Wires { channel, console, monitor, errors: Some(errors) }))
@@ -162,6 +156,19 @@ impl Vm {
         let status = self.child.wait().context("cannot wait for QEMU")?;
         Ok(verdict(status))
     }
+}
+
+fn explain(error: &io::Error, channel: &Device) -> anyhow::Error {
+    let of_helper = match channel {
+        Device::VhostUser(helper) => helper.explain(error),
+        _ => None,
+    };
+    of_helper.unwrap_or_else(|| match error.kind() {
+        io::ErrorKind::NotFound => {
+            anyhow!("{QEMU} is not installed: it is in Debian's package qemu-system-x86")
+        }
+        _ => anyhow!("cannot start {QEMU}: {error}"),
+    })
 }
 
 fn verdict(status: ExitStatus) -> Option<String> {

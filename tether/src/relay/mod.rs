@@ -94,9 +94,9 @@ impl<'a> Relay<'a> {
     }
 
     fn turn(&mut self) -> Result<(), Failure> {
-        self.channel.flush()?;
+        self.channel.turn()?;
         self.look_for_events()?;
-        for source in self.poller.wait()? {
+        for source in self.poller.wait(self.channel.due())? {
             match source {
                 Source::Channel => self.channel.receive()?,
                 Source::Deaths => self.reap()?,
@@ -131,8 +131,13 @@ impl<'a> Relay<'a> {
         let poller = &mut self.poller;
         // A port that nobody has the other end of is told of again and again; we want to know when somebody has.
         let away = when(self.channel.deserted, EpollFlags::EPOLLET);
-        let writing = when(!self.channel.link.output().is_empty(), output);
-        poller.look(Source::Channel, &self.channel.fd(), input | writing | away)?;
+        let writing = when(self.channel.is_sending(), output);
+        if self.channel.is_renewed() {
+            poller.lost(Source::Channel);
+        }
+        if let Some(fd) = self.channel.fd() {
+            poller.look(Source::Channel, &fd, input | writing | away)?;
+        }
         poller.look(Source::Deaths, &self.deaths, input)?;
         if let Some(verity) = &*self.verity {
             poller.look(Source::Damage, &verity.fd(), input)?;

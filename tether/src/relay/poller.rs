@@ -1,11 +1,13 @@
 //! epoll, and what it looks at.
 
+use crate::channel;
 use crate::failure::{Context, Failure};
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use protocol::{Stage, Stream};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 /// Events that are taken at once.
 const AT_ONCE: usize = 64;
@@ -109,10 +111,15 @@ impl Poller {
         }
     }
 
-    /// Waits until there is something; says where.
-    pub fn wait(&self) -> Result<Vec<Source>, Failure> {
+    /// A source's descriptor was closed, and has no duplicate.
+    pub fn lost(&mut self, source: Source) {
+        self.looking.remove(&source);
+    }
+
+    /// Waits until there is something, or until that time; says where.
+    pub fn wait(&self, until: Option<Instant>) -> Result<Vec<Source>, Failure> {
         let mut events = [EpollEvent::empty(); AT_ONCE];
-        let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+        let count = match self.epoll.wait(&mut events, channel::timeout(until)) {
             Err(Errno::EINTR) => 0,
             count => count.at(Stage::Run, || "waiting for events")?,
         };

@@ -126,6 +126,11 @@ impl Clients {
         self.all.iter_mut().for_each(|client| client.send(message));
     }
 
+    /// Writes what all were told, as far as their lines take it.
+    pub fn flush(&mut self) {
+        self.all.iter_mut().for_each(Connection::flush);
+    }
+
     /// Tells all what they can do without.
     pub fn mention(&mut self, message: &ToClient) {
         self.all.iter_mut().for_each(|client| client.mention(message));

@@ -88,7 +88,7 @@ pub enum Start {
 pub enum ToClient {
     /// How far a layer of the image is.
     Layer(LayerProgress),
-    /// The container is there, under this ID; its VM starts.
+    /// The container is there, under this ID; its VM is about to start.
     Created(String),
     /// The output that the client gets begins behind so many bytes of stdout and of stderr.
     From(u64, u64),

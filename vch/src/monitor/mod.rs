@@ -193,11 +193,15 @@ fn start(
     let mut record = record(&id, name, options, &config, &machine, attach.stdin)?;
     record.ports = network.ports().to_vec();
     record.volumes = volumes.names();
+    record.transport = options.channel.transport()?;
     let container = containers.create(record)?;
     container.keep_machine(&machine)?;
     volumes.keep();
     let lock = container.lock_monitor()?.context("someone else monitors the new container")?;
     let kept = kept.insert(Kept::open(container, lock, clients)?);
+    // Whoever has asked for it can find it from now on, whatever becomes of this process.
+    clients.tell(&ToClient::Created(id));
+    clients.flush();
     let home = Home { container: &kept.container, outlives: life == Life::Own };
     let share = |wanted| share::Running::start(wanted, &kept.container, home.outlives);
     let mut shares = volumes.shares.iter().map(share).collect::<Result<Vec<_>>>()?;
@@ -215,7 +219,6 @@ fn start(
     )?;
     clock.step("QEMU is started");
     drop((scratch, volumes));
-    clients.tell(&ToClient::Created(id));
     let plan = Plan {
         machine,
         layers,
@@ -301,8 +304,6 @@ fn record(
     };
     let stop_signal = options.process.stop_signal.unwrap_or(stop_signal);
     Ok(Record {
-        id: id.to_owned(),
-        name,
         image: options.image.clone(),
         command: machine.config.process.args.clone(),
         created: now(),
@@ -310,8 +311,7 @@ fn record(
         stdin,
         stop_signal,
         remove: options.rm,
-        volumes: vec![],
-        ports: vec![],
+        ..Record::new(id.to_owned(), name)
     })
 }
 

@@ -115,7 +115,7 @@ impl<'a> Relay<'a> {
         clock: Clock,
     ) -> Result<Self> {
         let size = plan.machine.config.process.console_size;
-        let talk = Conversation::new(plan.machine, plan.stdin)?;
+        let talk = Conversation::new(plan.machine, plan.stdin, wires.channel.is_lossy())?;
         let mut relay = Self::over(talk, wires, container, clients, log, clock);
         relay.deadline = Some(Instant::now() + plan.boot_timeout);
         (relay.size, relay.layers) = (size, plan.layers);
@@ -134,7 +134,9 @@ impl<'a> Relay<'a> {
     ) -> Self {
         // The socket is new and empty: it takes these few bytes, or QEMU is gone and the loop will notice.
         let _ = nix::unistd::write(&wires.monitor, CAPABILITIES);
-        let mut open = vec![Source::Channel, Source::Console, Source::Monitor];
+        let mut open = vec![Source::Console, Source::Monitor];
+        // A line that the guest makes comes later.
+        open.extend(wires.channel.is_up().then_some(Source::Channel));
         open.extend(wires.errors.as_ref().map(|_| Source::Errors));
         Self {
             talk,
@@ -185,7 +187,9 @@ impl<'a> Relay<'a> {
                 return Ok(end);
             }
             self.flush()?;
-            let wake = self.deadline.into_iter().chain(self.again).chain(self.button.due()).min();
+            self.wires.channel.turn(&mut self.talk.link)?;
+            let due = self.wires.channel.due();
+            let wake = self.deadline.into_iter().chain(self.again).chain(due).chain(self.button.due()).min();
             let ready = wait::ready(&self.interests(), wake)?;
             self.idle = ready.is_empty();
             if self.again.is_some_and(|again| again <= Instant::now()) {
@@ -222,9 +226,8 @@ impl<'a> Relay<'a> {
         let is_open = |source| self.open.contains(&source);
         // Nothing is confirmed that could not be written down.
         let sending = !self.talk.link.output().is_empty() && self.again.is_none();
-        let sending = if sending { PollFlags::POLLOUT } else { PollFlags::empty() };
+        let channel = self.wires.channel.interests(sending).into_iter();
         let read = PollFlags::POLLIN;
-        add(Source::Channel, is_open(Source::Channel), self.wires.channel.as_fd(), read | sending);
         let shown = !self.debug || self.clients.are_attentive();
         add(Source::Console, is_open(Source::Console) && shown, self.wires.console.as_fd(), read);
         add(Source::Monitor, is_open(Source::Monitor), self.wires.monitor.as_fd(), read);
@@ -233,6 +236,9 @@ impl<'a> Relay<'a> {
         }
         if let Some(clock) = &self.host_clock {
             add(Source::HostClock, true, clock.fd(), read);
+        }
+        if is_open(Source::Channel) || !self.wires.channel.is_up() {
+            interests.extend(channel.map(|descriptor| (Source::Channel, descriptor)));
         }
         let clients = self.clients.interests().into_iter();
         interests.extend(clients.map(|(caller, descriptor)| (Source::Client(caller), descriptor)));

@@ -21,6 +21,7 @@ use crate::exit::{End, Outcome};
 use crate::layers::OpenLayer;
 use crate::options::RunOptions;
 use crate::stdio::Stdio;
+use crate::transport::Line;
 use crate::vm::Wires;
 
 const MANY: usize = 10 << 20;
@@ -146,19 +147,7 @@ fn plan(boot_timeout: Duration) -> Plan {
 }
 
 fn container(store: &std::path::Path) -> Container {
-    let record = Record {
-        id: crate::random::id().unwrap(),
-        name: "web".into(),
-        image: "image".into(),
-        command: vec![],
-        created: 0,
-        tty: false,
-        stdin: true,
-        stop_signal: 15,
-        remove: false,
-        volumes: vec![],
-        ports: vec![],
-    };
+    let record = Record { stdin: true, ..Record::new(crate::random::id().unwrap(), "web".into()) };
     Containers::of(store).create(record).unwrap()
 }
 
@@ -175,6 +164,7 @@ fn between(
     };
     let ((channel, theirs), (console, their_console), (monitor, their_monitor)) = (pair(), pair(), pair());
     let (errors, their_errors) = pipe().unwrap();
+    let channel = Line::stream(channel, false);
     let wires = Wires { channel, console, monitor, errors: Some(errors) };
     let far = Guest {
         link: GuestLink::guest(),

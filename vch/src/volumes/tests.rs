@@ -2,7 +2,7 @@
 
 use super::attach::attach;
 use super::*;
-use crate::containers::Record as Container;
+use crate::containers::Record as ContainerRecord;
 use oci_spec::image::{Config, ConfigBuilder};
 
 fn fixture() -> (tempfile::TempDir, Volumes) {
@@ -20,18 +20,11 @@ fn create(volumes: &Volumes, new: New) -> Result<Volume> {
 }
 
 fn container(store: &Path, volumes: &[&str]) -> crate::containers::Container {
-    let record = Container {
-        id: random::id().unwrap(),
-        name: "web".into(),
-        image: "image".into(),
-        command: vec![],
-        created: 0,
-        tty: false,
-        stdin: false,
-        stop_signal: 15,
+    let volumes = volumes.iter().map(ToString::to_string).collect();
+    let record = ContainerRecord {
         remove: true,
-        volumes: volumes.iter().map(ToString::to_string).collect(),
-        ports: vec![],
+        volumes,
+        ..ContainerRecord::new(random::id().unwrap(), "web".into())
     };
     Containers::of(store).create(record).unwrap()
 }
