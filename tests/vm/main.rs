@@ -12,6 +12,7 @@ mod control;
 #[path = "../conformance/corpus.rs"]
 mod corpus;
 mod corpus_in_a_vm;
+mod end;
 mod exec;
 mod exec_cli;
 mod exec_host;
@@ -36,6 +37,7 @@ mod stdio;
 mod streams;
 mod terminal;
 mod verity;
+mod volumes;
 
 use harness::Test;
 
@@ -44,6 +46,7 @@ fn main() {
         config::tests(),
         control::tests(),
         corpus_in_a_vm::tests(),
+        end::tests(),
         exec::tests(),
         exec_cli::tests(),
         failures::tests(),
@@ -61,6 +64,7 @@ fn main() {
         streams::tests(),
         terminal::tests(),
         verity::tests(),
+        volumes::tests(),
     ]
     .into_iter()
     .flatten()

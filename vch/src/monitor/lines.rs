@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 
 use super::message::ToClient;
+use super::power_button::Button;
 use super::relay::{AGAIN, CHUNK, ERRORS, LAST_WORDS, Relay, Source};
 use crate::containers::State;
 use crate::conversation::Phase;
@@ -132,6 +133,8 @@ impl Relay<'_> {
         for event in self.monitor.receive(chunk.get(..count).unwrap_or_default()) {
             match event {
                 Event::Shutdown(reason) => self.shutdown = Some(reason),
+                Event::PowerButton if self.button == Button::Up => self.button = Button::Pressed,
+                Event::PowerButton => {}
                 Event::Resumed => self.talk.refresh()?,
                 Event::DiskError { no_space: true, .. } => {
                     return Err(anyhow!(

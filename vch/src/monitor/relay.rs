@@ -17,6 +17,7 @@ use super::clients::{Caller, Clients};
 use super::connection::logged;
 use super::host_clock::HostClock;
 use super::message::ToClient;
+use super::power_button::Button;
 use super::wait;
 use crate::console::Console;
 use crate::containers::Container;
@@ -31,6 +32,8 @@ use crate::vm::Wires;
 
 /// How long the guest may take to unmount and power off. Nothing that it could still do would be kept.
 pub(super) const POWER_OFF: Duration = Duration::from_secs(10);
+/// The same, when it has volumes: what the container has written may be in its memory only.
+pub(super) const WRITE_OUT: Duration = Duration::from_secs(600);
 /// How long a kernel that has panicked may take to reset the machine.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The most that is kept of QEMU's stderr, in bytes.
@@ -86,6 +89,8 @@ pub struct Relay<'a> {
     pub(super) shutdown: Option<String>,
     pub(super) forwarded: Option<Signal>,
     pub(super) deadline: Option<Instant>,
+    /// The machine's power button.
+    pub(super) button: Button,
     /// There was nothing to do at the last look.
     pub(super) idle: bool,
     /// When something is tried again that the host had no room for.
@@ -151,6 +156,7 @@ impl<'a> Relay<'a> {
             shutdown: None,
             forwarded: None,
             deadline: None,
+            button: Button::default(),
             idle: false,
             again: None,
             boot_timeout: Duration::ZERO,
@@ -188,7 +194,7 @@ impl<'a> Relay<'a> {
             self.flush()?;
             self.wires.channel.turn(&mut self.talk.link)?;
             let due = self.wires.channel.due();
-            let wake = self.deadline.into_iter().chain(self.again).chain(due).min();
+            let wake = self.deadline.into_iter().chain(self.again).chain(due).chain(self.button.due()).min();
             let ready = wait::ready(&self.interests(), wake)?;
             self.idle = ready.is_empty();
             if self.again.is_some_and(|again| again <= Instant::now()) {
@@ -198,6 +204,9 @@ impl<'a> Relay<'a> {
                 self.handle(source, flags)?;
             }
             if let Some(end) = self.obey()? {
+                return Ok(end);
+            }
+            if let Some(end) = self.power_button()? {
                 return Ok(end);
             }
             self.stdin()?;
