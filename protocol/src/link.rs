@@ -128,6 +128,11 @@ impl<In: DeserializeOwned, Out: Serialize> Link<In, Out> {
         self.line.state()
     }
 
+    /// Whether frames are checked: the line loses bytes. The guest knows when it was greeted.
+    pub fn is_checked(&self) -> bool {
+        self.line.is_checked()
+    }
+
     /// Whether something was said, or is to be said, that the other side has not confirmed. On a line that loses bytes it
     /// may never do that.
     pub fn unacknowledged(&self) -> bool {
@@ -186,6 +191,12 @@ impl<In: DeserializeOwned, Out: Serialize> Link<In, Out> {
         self.table.control_out.push(&control::encode(message, control::most_to(other))?);
         self.pump();
         Ok(())
+    }
+
+    /// How many bytes of control messages there have been to the other side, those of hosts before this one that the guest
+    /// has taken included.
+    pub fn said(&self) -> u64 {
+        self.table.control_out.end()
     }
 
     /// How many bytes of control messages wait to be sent, or for the other side's word that it has taken them.

@@ -5,8 +5,10 @@ use crate::background::Background;
 use crate::harness::{Test, command_with_store, eventually, qemus, temporary};
 use crate::tests;
 use anyhow::{Context, Result, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::Read;
-use std::process::{Child, Stdio};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 pub fn tests() -> Vec<Test> {
@@ -16,7 +18,9 @@ pub fn tests() -> Vec<Test> {
         the_client_is_killed,
         the_monitor_is_killed,
         a_client_finds_the_next_monitor,
-        an_end_that_nobody_sees
+        an_end_that_nobody_sees,
+        killed_before_the_container_runs,
+        no_descriptor_is_kept
     ]
 }
 
@@ -185,4 +189,41 @@ fn an_end_that_nobody_sees() -> Result<()> {
     ensure!(store.said(&["wait", store.name])? == "9\n", "another exit status");
     ensure!(store.said(&["logs", store.name])? == "late\n", "its last words are lost");
     eventually("the VM is gone", || qemus("unseen") == 0)
+}
+
+/// Whatever the guest was told by then, another monitor starts the container, and once.
+fn killed_before_the_container_runs() -> Result<()> {
+    let store = Background { store: temporary()?, name: "early" };
+    let script = "echo up; while ! [ -e /tmp/go ]; do sleep 0.1; done; exit 8";
+    let client = command_with_store(store.store.path(), store.name, &[], &["sh", "-c", script]).spawn()?;
+    eventually("there is a VM", || qemus(store.name) == 1)?;
+    for round in 0..6 {
+        // The client starts the next one.
+        eventually("there is a monitor", || store.monitor().is_ok())?;
+        std::thread::sleep(Duration::from_millis(40 * round));
+        store.kill_monitor()?;
+    }
+    eventually("it runs", || store.said(&["logs", store.name]).is_ok_and(|log| log == "up\n"))?;
+    store.said(&["exec", store.name, "touch", "/tmp/go"])?;
+    let output = client.wait_with_output()?;
+    ensure!(output.status.code() == Some(8) && output.stdout == b"up\n", "{output:?}");
+    Ok(())
+}
+
+/// What the caller has left open is neither the monitor's nor QEMU's.
+fn no_descriptor_is_kept() -> Result<()> {
+    let store = Background { store: temporary()?, name: "descriptors" };
+    let run = command_with_store(store.store.path(), store.name, &["-d"], &["sleep", "1000"]);
+    // A shell's redirections are not close-on-exec.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec \"$@\" 9>&1 >&2", "sh"]).arg(run.get_program()).args(run.get_args());
+    let mut shell = shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut reader = shell.stdout.take().context("no stdout")?;
+    ensure!(shell.wait()?.success() && qemus(store.name) == 1, "it does not run");
+    let mut held = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+    ensure!(poll(&mut held, PollTimeout::from(60_000_u16))? == 1, "somebody holds it");
+    let mut nothing = vec![];
+    reader.read_to_end(&mut nothing)?;
+    ensure!(nothing.is_empty(), "{nothing:?}");
+    Ok(())
 }

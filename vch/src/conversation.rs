@@ -11,16 +11,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use protocol::oci::{ConsoleSize, Process};
 use protocol::{
-    Event, ExitStatus, Failure, HostLink, Kept, MachineSpec, Seed, Start, Step, Stream, ToGuest, ToHost,
+    Event, ExitStatus, Failure, HostLink, Kept, MachineSpec, Seed, Start, Stats, Step, Stream, ToGuest,
+    ToHost,
 };
 
 use crate::execs::{self, Execs};
+use crate::transport::{Arrival, Line};
 
 /// The container's process, as the channel knows it.
 pub const SESSION: u32 = 0;
 
 /// The most layers that may be found damaged in an adopted guest: more disks than a guest has room for.
 const MOST_LAYERS: usize = 128;
+
+/// The longest name of a process that is kept, in characters.
+const NAME: usize = 64;
 
 /// Bytes that wait for the guest, behind which it is told nothing that will be old by then.
 const UNHEARD: usize = 4096;
@@ -60,6 +65,12 @@ pub struct Conversation {
     checked: Vec<bool>,
     /// Layers that it has found damaged, by their place in the spec, and the damaged block. Taken by the owner.
     pub damaged: Vec<(usize, u64)>,
+    /// Processes that memory ran out for: PID in the guest, and name. Taken by the owner.
+    pub victims: Vec<(u32, String)>,
+    /// Whether the guest was asked for statistics, and has not answered.
+    asked: bool,
+    /// Its last answer. Taken by the owner.
+    pub stats: Option<Stats>,
     /// The guest's steps so far.
     pub timeline: Vec<Step>,
     /// The largest resident set that tether has had, in KiB.
@@ -67,48 +78,60 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Will run `machine`, and send stdin if `stdin`.
+    /// Will run `machine`, and send stdin if `stdin`. The line may be `lossy`: then frames are checked.
     ///
     /// # Errors
-    /// There are no random numbers.
-    pub fn new(machine: MachineSpec, stdin: bool) -> Result<Self> {
+    /// There are no random numbers; `linux.seccomp` means nothing.
+    pub fn new(machine: MachineSpec, stdin: bool, lossy: bool) -> Result<Self> {
         let nonce = crate::random::bytes().context("cannot read random numbers")?;
-        let seed = Seed(crate::random::bytes().context("cannot read random numbers")?);
-        Ok(Self {
-            checked: machine.disks.layers.iter().map(|layer| layer.verity.is_some()).collect(),
-            damaged: Vec::new(),
-            link: HostLink::host(nonce, false),
-            execs: Execs::default(),
-            phase: Phase::Booting,
-            start: Some(Box::new(Start { machine, time: 0, seed, stdin })),
-            adopted: false,
-            connected: false,
-            unmounted: false,
-            timeline: Vec::new(),
-            peak_rss: 0,
-        })
+        let checked = machine.disks.layers.iter().map(|layer| layer.verity.is_some()).collect();
+        let start = Some(Self::start_of(machine, stdin)?);
+        Ok(Self { checked, start, ..Self::over(HostLink::host(nonce, lossy), Phase::Booting) })
     }
 
-    /// Goes on with a guest that has `kept` so much of its output with us, in `phase`, which is not [`Phase::Booting`].
+    /// Goes on with a guest that has `kept` so much of its output with us, in `phase`, which is not [`Phase::Booting`]; the
+    /// line may be `lossy`.
     ///
     /// # Errors
     /// There are no random numbers.
-    pub fn adopting(kept: Kept, phase: Phase) -> Result<Self> {
+    pub fn adopting(kept: Kept, phase: Phase, lossy: bool) -> Result<Self> {
         let nonce = crate::random::bytes().context("cannot read random numbers")?;
-        Ok(Self {
-            // It is not known which layers have a hash tree.
-            checked: vec![true; MOST_LAYERS],
-            damaged: Vec::new(),
-            link: HostLink::adopting(nonce, false, kept),
+        Ok(Self { adopted: true, ..Self::over(HostLink::adopting(nonce, lossy, kept), phase) })
+    }
+
+    /// Goes on with a guest that may not have been told yet to run `machine`, with stdin if `stdin`; the line may be `lossy`.
+    ///
+    /// # Errors
+    /// As [`Conversation::new`].
+    pub fn adopting_early(machine: MachineSpec, stdin: bool, lossy: bool) -> Result<Self> {
+        let start = Some(Self::start_of(machine, stdin)?);
+        Ok(Self { start, ..Self::adopting(Kept::new(), Phase::Booting, lossy)? })
+    }
+
+    fn start_of(mut machine: MachineSpec, stdin: bool) -> Result<Box<Start>> {
+        crate::seccomp::lower(&mut machine)?;
+        let seed = Seed(crate::random::bytes().context("cannot read random numbers")?);
+        Ok(Box::new(Start { machine, time: 0, seed, stdin }))
+    }
+
+    fn over(link: HostLink, phase: Phase) -> Self {
+        Self {
+            link,
             execs: Execs::default(),
             phase,
             start: None,
-            adopted: true,
             connected: false,
+            adopted: false,
             unmounted: false,
+            // Of an adopted guest it is not known which layers have a hash tree.
+            checked: vec![true; MOST_LAYERS],
+            damaged: Vec::new(),
+            victims: Vec::new(),
+            asked: false,
+            stats: None,
             timeline: Vec::new(),
             peak_rss: 0,
-        })
+        }
     }
 
     /// Whether the guest has been found.
@@ -121,13 +144,13 @@ impl Conversation {
         &self.phase
     }
 
-    /// Takes bytes from the channel.
+    /// Takes what has come of the channel, bytes in `chunk` among it.
     ///
     /// # Errors
     /// The guest says what tether would not.
-    pub fn receive(&mut self, bytes: &[u8]) -> Result<()> {
+    pub fn receive(&mut self, arrival: Arrival, chunk: &[u8]) -> Result<()> {
         const BROKEN: &str = "the guest broke the channel's protocol";
-        self.link.receive(bytes).context(BROKEN)?;
+        Line::tell(arrival, chunk, &mut self.link).context(BROKEN)?;
         while let Some(event) = self.link.event().context(BROKEN)? {
             match event {
                 Event::Connected(_) => {
@@ -144,6 +167,12 @@ impl Conversation {
         if self.adopted && !self.connected {
             let others = self.link.sessions().filter(|session| *session != SESSION);
             others.for_each(|session| self.execs.adopt(session, execs::State::Unknown));
+            // The start is the first that a guest is ever told.
+            match self.start.take() {
+                Some(start) if self.link.said() == 0 => self.tell_start(start)?,
+                Some(_) => self.phase = Phase::Starting,
+                None => {}
+            }
         }
         self.connected = true;
         self.refresh()
@@ -155,7 +184,7 @@ impl Conversation {
     /// # Errors
     /// None that can be caused from outside.
     pub fn refresh(&mut self) -> Result<()> {
-        // One that does not listen will be told when it does.
+        // One that does not listen will be told when it does; one that is to be started, with that.
         if self.start.is_some() || !self.connected || self.link.unheard() > UNHEARD {
             return Ok(());
         }
@@ -169,11 +198,12 @@ impl Conversation {
     fn take(&mut self, message: ToHost) -> Result<()> {
         match (&self.phase, message) {
             (Phase::Booting, ToHost::Ready { timeline, .. }) => {
-                let Some(mut start) = self.start.take() else { bail!("it is ready twice") };
-                start.time = now();
+                let Some(start) = self.start.take() else { bail!("it is ready twice") };
                 self.timeline.extend(timeline);
-                self.link.send(&ToGuest::Start(start))?;
-                self.phase = Phase::Starting;
+                self.tell_start(start)?;
+            }
+            (Phase::Starting, ToHost::Ready { timeline, .. }) if self.adopted => {
+                self.timeline.extend(timeline);
             }
             (Phase::Starting, ToHost::Started { timeline }) => {
                 self.timeline.extend(timeline);
@@ -188,6 +218,15 @@ impl Conversation {
                 if !matches!(phase, Phase::Booting | Phase::Failed(_)) =>
             {
                 self.damage(usize::try_from(layer)?, block)?;
+            }
+            (phase, ToHost::OutOfMemory { pid, name })
+                if !matches!(phase, Phase::Booting | Phase::Failed(_)) =>
+            {
+                self.victims.push((pid, crate::text::harmless(name.as_bytes(), NAME)));
+            }
+            (_, ToHost::Stats(stats)) if self.asked || self.adopted => {
+                self.asked = false;
+                self.stats = Some(stats);
             }
             (Phase::Booting | Phase::Starting | Phase::Running, ToHost::Failed(failure)) => {
                 self.phase = Phase::Failed(failure);
@@ -215,6 +254,13 @@ impl Conversation {
             (_, ToHost::Exec { session, report }) => self.execs.take(session, report)?,
             (phase, message) => bail!("it says {:?} while {phase}", Kind(&message)),
         }
+        Ok(())
+    }
+
+    fn tell_start(&mut self, mut start: Box<Start>) -> Result<()> {
+        start.time = now();
+        self.link.send(&ToGuest::Start(start))?;
+        self.phase = Phase::Starting;
         Ok(())
     }
 
@@ -258,6 +304,18 @@ impl Conversation {
     /// There are too many at once, or it is too long to say.
     pub fn exec(&mut self, process: Process, user: Option<String>, stdin: bool) -> Result<u32> {
         self.execs.start(&mut self.link, process, user, stdin)
+    }
+
+    /// Asks for statistics, if that was not done already.
+    ///
+    /// # Errors
+    /// None that can be caused from outside.
+    pub fn ask(&mut self) -> Result<()> {
+        if !self.asked {
+            self.asked = true;
+            self.link.send(&ToGuest::Stats)?;
+        }
+        Ok(())
     }
 
     /// Tells the guest its terminal's new size.
@@ -323,6 +381,8 @@ impl fmt::Debug for Kind<'_> {
             ToHost::Exited { .. } => "Exited",
             ToHost::Damaged { .. } => "Damaged",
             ToHost::Exec { .. } => "Exec",
+            ToHost::Stats(_) => "Stats",
+            ToHost::OutOfMemory { .. } => "OutOfMemory",
             ToHost::Failed(_) => "Failed",
             ToHost::Stopped { .. } => "Stopped",
         })

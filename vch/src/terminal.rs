@@ -36,8 +36,18 @@ impl Drop for Raw {
     }
 }
 
-/// Ends raw mode, if it is on. For a panic hook: nothing is unwound in a release build, so nothing is dropped.
-pub fn restore() {
+/// Makes a panic of this process end raw mode before it says anything: nothing is unwound in a release build, so nothing is
+/// dropped.
+pub fn restore_on_panic() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        restore();
+        before(panic);
+    }));
+}
+
+/// Ends raw mode, if it is on.
+fn restore() {
     // A hook that waits for its own thread would hang; then the terminal is being restored already.
     let Ok(mut cooked) = COOKED.try_lock() else { return };
     if let Some((terminal, cooked)) = cooked.take() {
@@ -69,7 +79,7 @@ mod tests {
     use nix::sys::termios::LocalFlags;
 
     #[test]
-    fn raw_mode_ends_with_a_drop_and_with_restore() {
+    fn raw_mode_ends_with_a_drop_and_with_a_panic() {
         let size_given = nix::pty::Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size_given), None).unwrap();
         assert_eq!(size(&pty.slave), Some(ConsoleSize { height: 33, width: 99 }));
@@ -78,10 +88,13 @@ mod tests {
         assert!(!canonical());
         drop(raw);
         assert!(canonical());
-        let _raw = Raw::enter(&pty.slave).unwrap();
+        // Not dropped: as where a panic ends the process at once.
+        std::mem::forget(Raw::enter(&pty.slave).unwrap());
         assert!(!canonical());
-        restore();
+        restore_on_panic();
+        assert!(std::thread::spawn(|| panic!("of a test")).join().is_err());
         assert!(canonical());
+        drop(std::panic::take_hook());
     }
 
     #[test]

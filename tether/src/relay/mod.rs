@@ -12,7 +12,10 @@ use crate::cgroup::Cgroup;
 use crate::channel::{Channel, SESSION};
 use crate::entropy;
 use crate::failure::{Context, Failure};
+use crate::kernel_log::{KernelLog, Victim};
+use crate::network::Network;
 use crate::process::{self, Container, Deaths, Process, Reaped};
+use crate::statistics;
 use crate::timeline::{self, Timeline};
 use crate::verity::Verity;
 use nix::libc;
@@ -37,8 +40,10 @@ pub struct Relay<'a> {
     machine: &'a MachineSpec,
     cgroup: &'a Cgroup,
     verity: &'a mut Option<Verity>,
+    network: Option<&'a mut Network>,
     timeline: &'a mut Timeline,
     deaths: Deaths,
+    kernel_log: Option<KernelLog>,
     poller: Poller,
     /// The container's is the first.
     sessions: Vec<Session>,
@@ -67,14 +72,21 @@ impl<'a> Relay<'a> {
             machine,
             cgroup,
             verity,
+            network: None,
             timeline,
             deaths,
+            kernel_log: KernelLog::from_now(),
             poller: Poller::new()?,
             sessions,
             ended: false,
             acknowledged: false,
             childless: false,
         })
+    }
+
+    /// And the network's leases.
+    pub fn with_network(self, network: &'a mut Network) -> Self {
+        Self { network: Some(network), ..self }
     }
 
     /// Runs until the host has acknowledged the end of the container's process.
@@ -86,13 +98,15 @@ impl<'a> Relay<'a> {
     }
 
     fn turn(&mut self) -> Result<(), Failure> {
-        self.channel.flush()?;
+        self.channel.turn()?;
         self.look_for_events()?;
-        for source in self.poller.wait()? {
+        for source in self.poller.wait(self.channel.due())? {
             match source {
                 Source::Channel => self.channel.receive()?,
                 Source::Deaths => self.reap()?,
                 Source::Damage => self.tell_damage()?,
+                Source::Network => self.network.iter_mut().for_each(|network| network.serve(self.machine)),
+                Source::KernelLog => self.tell_victims()?,
                 Source::Of(id, part) => self.serve(id, part)?,
             }
         }
@@ -122,11 +136,22 @@ impl<'a> Relay<'a> {
         let poller = &mut self.poller;
         // A port that nobody has the other end of is told of again and again; we want to know when somebody has.
         let away = when(self.channel.deserted, EpollFlags::EPOLLET);
-        let writing = when(!self.channel.link.output().is_empty(), output);
-        poller.look(Source::Channel, &self.channel.fd(), input | writing | away)?;
+        let writing = when(self.channel.is_sending(), output);
+        if self.channel.is_renewed() {
+            poller.lost(Source::Channel);
+        }
+        if let Some(fd) = self.channel.fd() {
+            poller.look(Source::Channel, &fd, input | writing | away)?;
+        }
         poller.look(Source::Deaths, &self.deaths, input)?;
         if let Some(verity) = &*self.verity {
             poller.look(Source::Damage, &verity.fd(), input)?;
+        }
+        if let Some(network) = self.network.as_ref().and_then(|network| network.fd()) {
+            poller.look(Source::Network, &network, input)?;
+        }
+        if let Some(log) = &self.kernel_log {
+            poller.look(Source::KernelLog, log.fd(), input)?;
         }
         self.sessions.iter().try_for_each(|session| session.look(&self.channel.link, poller))
     }
@@ -174,6 +199,7 @@ impl<'a> Relay<'a> {
                 let _impossible_time = timeline::set_clock(nanos);
                 Ok(())
             }
+            ToGuest::Stats => self.channel.send(&ToHost::Stats(statistics::read(self.cgroup))),
             ToGuest::Seed(seed) => {
                 let _as_it_was = entropy::mix_in(&seed);
                 Ok(())
@@ -208,7 +234,8 @@ impl<'a> Relay<'a> {
         if phase == Phase::Starting {
             return self.channel.refuse(id, Failure::new(Stage::Run, "the container does not run yet"));
         }
-        let container = Container { pid, config: &self.machine.config, cgroup: self.cgroup };
+        let MachineSpec { config, seccomp, .. } = self.machine;
+        let container = Container { pid, config, cgroup: self.cgroup, seccomp: seccomp.as_ref() };
         match process::exec(exec, &container) {
             Ok(process) => {
                 self.childless = false;
@@ -311,6 +338,15 @@ impl<'a> Relay<'a> {
         self.verity.as_mut().map_or(Ok(()), |verity| verity.tell(self.channel))
     }
 
+    fn tell_victims(&mut self) -> Result<(), Failure> {
+        for Victim { pid, name } in self.kernel_log.iter_mut().flat_map(KernelLog::victims) {
+            if self.channel.link.unheard() < UNHEARD {
+                self.channel.send(&ToHost::OutOfMemory { pid, name })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Once the container's process is dead, all its output has been sent, and all execs have been reported, says how it
     /// ended.
     fn report_exit(&mut self) -> Result<(), Failure> {
@@ -322,6 +358,7 @@ impl<'a> Relay<'a> {
         container.phase = Phase::Reported;
         let status = container.cause(status);
         self.tell_damage()?;
+        self.tell_victims()?;
         let peak_rss = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().cast_unsigned());
         self.channel.send(&ToHost::Exited { status, timeline: self.timeline.take("drained"), peak_rss })
     }

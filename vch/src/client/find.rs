@@ -14,7 +14,7 @@ use crate::monitor::message::Ended;
 use crate::monitor::{CONTROL, adopt};
 
 /// How long a monitor may take to listen.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Time between two looks.
 const TICK: Duration = Duration::from_millis(10);
 

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
+use crate::child;
 use crate::containers::Container;
 
 /// Starts the monitor of a new container, with the arguments of `vch run`, and gives the line to it.
@@ -35,8 +36,11 @@ pub fn adopt(store: &Path, container: &Container) -> Result<()> {
 fn spawn(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>, stdin: Stdio) -> Result<()> {
     let mut command = Command::new(std::env::current_exe().context("cannot find vch itself")?);
     command.args(arguments).stdin(stdin).stdout(Stdio::null()).stderr(Stdio::null());
-    let alone = || Ok(nix::unistd::setsid().map(drop)?);
-    // SAFETY: between fork and exec only setsid(2) is called, which allocates nothing and takes no lock.
+    let alone = || {
+        nix::unistd::setsid()?;
+        child::inherit_nothing()
+    };
+    // SAFETY: between fork and exec only setsid(2) and close_range(2) are called, which allocate nothing and take no lock.
     unsafe { command.pre_exec(alone) };
     command.spawn().map(drop).context("cannot start the container's monitor")
 }

@@ -63,18 +63,24 @@ fn lock(container: &Container) -> Result<Option<File>> {
 }
 
 fn resume(kept: &mut Kept, clients: &mut Clients, wires: Wires) -> Result<crate::exit::Outcome> {
-    let (phase, deadline) = match kept.container.state()? {
-        State::Created => (Phase::Starting, Some(Instant::now() + START)),
-        State::Running { .. } => (Phase::Running, None),
-        State::Exited { exit: Exit { oom: true, .. }, .. } => (Phase::Draining(ExitStatus::Oom), None),
-        State::Exited { exit, .. } => (Phase::Draining(ExitStatus::Code(exit.code)), None),
-    };
     let offsets = kept.log.offsets();
     let has = BTreeMap::from([
         ((SESSION, Stream::Stdout), offsets.stdout),
         ((SESSION, Stream::Stderr), offsets.stderr),
     ]);
-    let talk = Conversation::adopting(has, phase)?;
+    let lossy = wires.channel.is_lossy();
+    let (talk, deadline) = match kept.container.state()? {
+        State::Created => {
+            let talk =
+                Conversation::adopting_early(kept.container.machine()?, kept.container.record.stdin, lossy)?;
+            (talk, Some(Instant::now() + START))
+        }
+        State::Running { .. } => (Conversation::adopting(has, Phase::Running, lossy)?, None),
+        State::Exited { exit, .. } => {
+            let status = if exit.oom { ExitStatus::Oom } else { ExitStatus::Code(exit.code) };
+            (Conversation::adopting(has, Phase::Draining(status), lossy)?, None)
+        }
+    };
     let mut relay = Relay::over(talk, wires, &kept.container, clients, &mut kept.log, Clock::start());
     relay.deadline = deadline;
     relay.run()
