@@ -25,11 +25,8 @@ pub mod disk;
 pub mod duration;
 pub mod execs;
 pub mod exit;
-<<<<<<< HEAD
-pub mod health;
-=======
 pub mod guest_log;
->>>>>>> main
+pub mod health;
 pub mod image;
 pub mod layers;
 pub mod line;
