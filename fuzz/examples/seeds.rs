@@ -36,6 +36,7 @@ fn main() -> std::io::Result<()> {
     image_builder::erofs::write_layer(&everything()[..], [9; 16], &mut disk).expect("a good layer");
     seed("disk", "erofs", disk.get_ref())?;
     seed("disk", "ext4", &ext4())?;
+    seed("dhcp", "lease", &[dhcp(2), dhcp(5)].concat())?;
     seed("layout", "image", LAYOUT.replace('\n', "").replace('|', "\0").as_bytes())?;
     seed(
         "reference",
@@ -99,6 +100,44 @@ fn guest_session() -> Vec<u8> {
     said
 }
 
+/// A server's packet, with no time before it: an offer (2), an acknowledgement (5).
+fn dhcp(kind: u8) -> Vec<u8> {
+    let mut packet = vec![2, 1, 6];
+    packet.resize(16, 0);
+    packet.extend([10, 0, 0, 7]);
+    packet.resize(236, 0);
+    packet.extend([
+        99, 130, 83, 99, 53, 1, kind, 54, 4, 10, 0, 0, 1, 51, 4, 0, 0, 14, 16, 1, 4, 255, 255, 255, 0,
+    ]);
+    packet
+        .extend([3, 4, 10, 0, 0, 1, 6, 4, 10, 0, 0, 3, 26, 2, 5, 120, 58, 4, 0, 0, 0, 9, 59, 4, 0, 0, 0, 99]);
+    packet.extend([121, 9, 24, 10, 1, 2, 10, 0, 0, 2, 0, 15, 4, b'l', b'a', b'b', b'.', 255]);
+    let length = u16::try_from(packet.len()).expect("a short packet").to_le_bytes();
+    [&[0, 0], &length[..], &packet].concat()
+}
+
+fn network() -> protocol::network::Network {
+    use protocol::network::{Host, Mac, Names, Network, Nic, Route};
+    let subnet = |text: &str| text.parse().expect("a good subnet");
+    let ip = |text: &str| text.parse().expect("a good address");
+    let nic = Nic {
+        mac: Mac([2, 0, 0, 0, 0, 1]),
+        name: "eth0".to_owned(),
+        addresses: vec![subnet("10.0.2.15/24")],
+        routes: vec![Route { to: subnet("::/0"), via: Some(ip("fe80::2")) }],
+        dhcp: false,
+        slaac: true,
+        mtu: Some(1500),
+    };
+    let names = Names {
+        hosts: vec![Host { name: "db".to_owned(), ip: ip("10.0.0.1") }],
+        dns: vec![ip("10.0.2.3")],
+        search: vec!["lab".to_owned()],
+        options: vec!["ndots:2".to_owned()],
+    };
+    Network { nics: vec![nic], names: Some(names) }
+}
+
 fn guest_failure() -> Vec<u8> {
     let mut guest = GuestLink::guest();
     let failure = Failure { stage: Stage::Disks, errno: Some(2), message: "no disk".to_owned() };
@@ -127,8 +166,9 @@ fn host_session(checked: bool) -> Vec<u8> {
     let verity = protocol::Verity { num_data_blocks: 3, hash_start_block: 4, root_hash };
     let layers = vec![protocol::Layer { uuid: protocol::Uuid::nil(), verity: Some(verity) }];
     let disks = protocol::Disks { layers, scratch: protocol::Uuid::max() };
-    let machine =
-        protocol::MachineSpec { version: 1, config, disks, user: Some("me".to_owned()), init: true, volumes: vec![] };
+    let mut machine = protocol::MachineSpec::new(config, disks);
+    machine.user = Some("me".to_owned());
+    machine.network = network();
     let start = protocol::Start { machine, time: 1, seed: protocol::Seed([3; 32]), stdin: true };
     for message in [
         ToGuest::Start(Box::new(start)),

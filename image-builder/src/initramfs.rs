@@ -108,12 +108,12 @@ fn pad(to: &mut impl Write, written: usize) -> io::Result<()> {
 pub struct Modules {
     /// Loaded at every start.
     pub always: Vec<Module>,
-    /// Loaded after those, when layers are to be checked by dm-verity.
-    pub verity: Vec<Module>,
+    /// Loaded after those when what they are for is asked for, by the name of their folder.
+    pub wanted: BTreeMap<String, Vec<Module>>,
 }
 
 /// The initramfs of every containerVM: tether as `/init`, the two devices that a program needs before `/dev` is
-/// mounted, the places to mount on, and the modules as `/modules/NN-name.ko` and `/modules/verity/NN-name.ko`, to be loaded
+/// mounted, the places to mount on, and the modules as `/modules/NN-name.ko` and `/modules/FOLDER/NN-name.ko`, to be loaded
 /// in name order. Nothing else: no shell, no libraries. At most 99 modules in a folder; the rest would sort wrongly, so it is
 /// refused.
 pub fn tether(tether: &[u8], modules: &Modules) -> anyhow::Result<Vec<u8>> {
@@ -123,7 +123,8 @@ pub fn tether(tether: &[u8], modules: &Modules) -> anyhow::Result<Vec<u8>> {
     for mount_point in ["dev", "proc", "sys", "run"] {
         archive.dir(mount_point, 0o755);
     }
-    for (folder, modules) in [("modules", &modules.always), ("modules/verity", &modules.verity)] {
+    let wanted = modules.wanted.iter().map(|(folder, modules)| (format!("modules/{folder}"), modules));
+    for (folder, modules) in [("modules".to_owned(), &modules.always)].into_iter().chain(wanted) {
         anyhow::ensure!(
             modules.len() <= MODULES_MAX,
             "{} modules: a folder of the initramfs holds {MODULES_MAX}",
@@ -169,8 +170,10 @@ mod tests {
     #[test]
     fn cpio_reads_what_we_write() {
         let module = |name: &str| Module { name: name.into(), bytes: b"odd".to_vec() };
-        let modules =
-            Modules { always: vec![module("virtio"), module("erofs")], verity: vec![module("dm_verity")] };
+        let modules = Modules {
+            always: vec![module("virtio"), module("erofs")],
+            wanted: BTreeMap::from([("verity".into(), vec![module("dm_verity")])]),
+        };
         let listed = listing(&tether(b"#!tether", &modules).unwrap());
         let expected = [
             "drwxr-xr-x 2 0 0 0 Jan 1 1970 dev",
@@ -204,8 +207,12 @@ mod tests {
         let modules = |count| -> Vec<_> {
             (0..count).map(|n| Module { name: format!("m{n}"), bytes: Vec::new() }).collect()
         };
-        assert!(tether(b"", &Modules { always: modules(99), verity: modules(99) }).is_ok());
-        assert!(tether(b"", &Modules { always: modules(100), verity: vec![] }).is_err());
-        assert!(tether(b"", &Modules { always: vec![], verity: modules(100) }).is_err());
+        let with = |always, wanted| {
+            let wanted = BTreeMap::from([("verity".to_owned(), modules(wanted))]);
+            tether(b"", &Modules { always: modules(always), wanted })
+        };
+        assert!(with(99, 99).is_ok());
+        assert!(with(100, 0).is_err());
+        assert!(with(0, 100).is_err());
     }
 }

@@ -30,8 +30,10 @@ mod line;
 mod link;
 mod machine;
 mod message;
+pub mod network;
 pub mod oci;
 mod outgoing;
+mod patience;
 mod resume;
 mod session;
 mod table;
@@ -40,8 +42,11 @@ pub use error::ProtocolError;
 pub use frame::Stream;
 pub use line::State;
 pub use link::{CHECKED_HIGH_WATER, Event, GuestLink, HIGH_WATER, HostLink, Link};
-pub use machine::{Disks, Layer, MachineSpec, RootHash, SPEC_VERSION, Verity, Volume};
+pub use machine::{
+    Disks, GuestDevice, Layer, MachineSpec, RootHash, SPEC_VERSION, Seccomp, Share, Verity, Volume,
+};
 pub use message::{Exec, ExitStatus, Failure, Report, Seed, Stage, Start, Stats, Step, ToGuest, ToHost};
+pub use patience::Patience;
 pub use resume::MOST_SESSIONS;
 pub use session::{EXEC_WINDOW, WINDOW};
 pub use table::Kept;

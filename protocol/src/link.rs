@@ -128,6 +128,11 @@ impl<In: DeserializeOwned, Out: Serialize> Link<In, Out> {
         self.line.state()
     }
 
+    /// Whether frames are checked: the line loses bytes. The guest knows when it was greeted.
+    pub fn is_checked(&self) -> bool {
+        self.line.is_checked()
+    }
+
     /// Whether something was said, or is to be said, that the other side has not confirmed. On a line that loses bytes it
     /// may never do that.
     pub fn unacknowledged(&self) -> bool {

@@ -1,5 +1,6 @@
 //! The machine spec: all that a containerVM is told to be.
 
+use crate::network::Network;
 use crate::oci;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -20,19 +21,75 @@ pub struct MachineSpec {
     /// The disks that make the root filesystem.
     pub disks: Disks,
     /// The user in docker's form, `NAME|UID[:GROUP|GID]`, looked up in the image's own `/etc/passwd`
-    /// and `/etc/group`, which only the guest can read. It overrides `config.process.user`'s uid, gid and
-    /// groups.
+    /// and `/etc/group`, which only the guest can read. It overrides `config.process.user`'s uid and gid; its
+    /// `additionalGids` are added to the user's groups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
+    /// Further groups of the process, names or numbers, looked up in the image's `/etc/group`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// Devices of the machine that the container gets; only the guest knows their numbers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<GuestDevice>,
+    /// `config.linux.seccomp`, compiled by the host: so the guest needs no table of calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp: Option<Seccomp>,
     /// Whether tether puts an init of its own into the PID namespace, as `docker run --init` does: it reaps
     /// orphans, and the container's process, being PID 2, takes signals as processes do. The kernel keeps
     /// every signal without a handler, SIGKILL too, from a PID 1 that sends it to itself. `vch run` has it on;
     /// `--init=false` is for images that insist on being PID 1 (s6-overlay, systemd).
     #[serde(default)]
     pub init: bool,
-    /// Disks that keep what is written to them, mounted in this order, which has what is above before what is below.
+    /// Interfaces, and what `/etc/hosts` and its like say.
+    #[serde(default)]
+    pub network: Network,
+    /// Disks that keep what is written to them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
+    /// Folders and files of the host's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<Share>,
+}
+
+impl MachineSpec {
+    /// A machine of the current version that has these, and nothing else.
+    pub fn new(config: oci::Spec, disks: Disks) -> Self {
+        Self {
+            version: SPEC_VERSION,
+            config,
+            disks,
+            user: None,
+            groups: Vec::new(),
+            devices: Vec::new(),
+            seccomp: None,
+            init: false,
+            network: Network::default(),
+            volumes: Vec::new(),
+            shares: Vec::new(),
+        }
+    }
+}
+
+/// A device of the machine, or all that are below a folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GuestDevice {
+    /// Its path in tether's `/dev`.
+    pub source: String,
+    /// Its path in the container.
+    pub destination: String,
+    /// Some of `r`, `w`, `m`: what the container may do with it.
+    pub access: String,
+}
+
+/// A seccomp filter, seccomp(2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Seccomp {
+    /// `SECCOMP_FILTER_FLAG_*`.
+    pub flags: u32,
+    /// Instructions of classic BPF (`struct sock_filter`: code, jt, jf, k), little-endian, each as 16 hex digits.
+    pub program: String,
 }
 
 /// Disks, named by the UUID in their filesystem's superblock.
@@ -76,6 +133,22 @@ pub struct Volume {
     /// Whether it shall not get what the image has at `destination`, when it is empty.
     #[serde(default)]
     pub nocopy: bool,
+}
+
+/// A folder of the host's, by virtiofs; or a file, which is the file `file` in the folder that is shared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Share {
+    /// What the device is found by.
+    pub tag: String,
+    /// Where, absolute in the container; made if missing.
+    pub destination: String,
+    /// Whether the container may not write to it.
+    #[serde(default)]
+    pub readonly: bool,
+    /// Whether it is a file.
+    #[serde(default)]
+    pub file: bool,
 }
 
 /// A disk's hash tree for dm-verity (Linux, `Documentation/admin-guide/device-mapper/verity.rst`, whose names these are):

@@ -271,6 +271,8 @@ pub enum Stage {
     Channel,
     /// Reading the machine spec.
     Spec,
+    /// The interfaces, their addresses, and a DHCP server's first answer.
+    Network,
     /// Finding the layer disks and the scratch disk.
     Disks,
     /// Mounting and stacking them.
@@ -290,6 +292,7 @@ impl std::fmt::Display for Stage {
             Self::Modules => "loading kernel modules",
             Self::Channel => "opening the channel",
             Self::Spec => "reading the machine spec",
+            Self::Network => "setting up the network",
             Self::Disks => "finding the disks",
             Self::Root => "assembling the root filesystem",
             Self::Config => "applying the OCI config",

@@ -137,7 +137,7 @@ fn a_passwd_that_is_a_fifo() -> Result<()> {
 
 fn memory_and_cpus() -> Result<()> {
     let mut options = options(&busybox(), &["sh", "-c", "nproc; grep MemTotal /proc/meminfo"]);
-    (options.memory, options.cpus) = (512 << 20, 2);
+    (options.memory, options.cpus) = (512 << 20, 2.0);
     let text = run(&options)?.out();
     let (cpus, memory) = text.split_once('\n').unwrap_or_default();
     let kib: u64 = memory.split_whitespace().nth(1).unwrap_or_default().parse()?;

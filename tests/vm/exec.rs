@@ -2,16 +2,17 @@
 
 use crate::exec_host::{Done, Host};
 use crate::harness::Test;
-use crate::tests;
+use crate::tests_over_each;
 use anyhow::{Result, ensure};
 use protocol::oci::ConsoleSize;
 use protocol::{Exec, ExitStatus, Stage, Stream, ToGuest};
 use std::time::Instant;
 use vch::execs::State;
 use vch::exit::End;
+use vch::transport::Channel;
 
 pub fn tests() -> Vec<Test> {
-    tests![beside_a_container, until_it_ends]
+    tests_over_each![beside_a_container, until_it_ends]
 }
 
 /// Two users, a file, and nothing else.
@@ -34,8 +35,8 @@ fn up(host: &mut Host) -> Result<()> {
     host.until("the container is up", |host| host.output(0).contains("up\n"))
 }
 
-fn beside_a_container() -> Result<()> {
-    let mut host = Host::boot(CONTAINER)?;
+fn beside_a_container(over: Channel) -> Result<()> {
+    let mut host = Host::boot(over, CONTAINER)?;
     host.until("it is told what to run", |host| host.told_to_start)?;
     let done = host.run("true")?;
     failed(&done, Stage::Run, None, 125, "the container does not run yet")?;
@@ -53,7 +54,7 @@ fn beside_a_container() -> Result<()> {
     all_codes(&mut host)?;
     signals(&mut host)?;
     terminal(&mut host)?;
-    fifty_at_once(&mut host)
+    fifty_at_once(&mut host, if over == Channel::Serial { 500 } else { 100_000 })
 }
 
 fn surroundings(host: &mut Host) -> Result<()> {
@@ -165,9 +166,9 @@ fn terminal(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-fn fifty_at_once(host: &mut Host) -> Result<()> {
+fn fifty_at_once(host: &mut Host, length: u64) -> Result<()> {
     let input = |number: u32| -> Vec<u8> {
-        (0..100_000u64)
+        (0..length)
             .map(|at| {
                 (at + u64::from(number) * 1_000_003).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()[5]
             })
@@ -188,12 +189,12 @@ fn fifty_at_once(host: &mut Host) -> Result<()> {
     Ok(())
 }
 
-fn until_it_ends() -> Result<()> {
-    let mut host = Host::boot(CONTAINER)?;
+fn until_it_ends(over: Channel) -> Result<()> {
+    let mut host = Host::boot(over, CONTAINER)?;
     up(&mut host)?;
     what_is_left_behind(&mut host)?;
     closed(&mut host)?;
-    too_many(&mut host)?;
+    too_many(&mut host, if over == Channel::Serial { 200 } else { 20_000 })?;
     one_that_nobody_reads(&mut host)?;
 
     let sleeping: Vec<u32> =
@@ -247,11 +248,11 @@ fn closed(host: &mut Host) -> Result<()> {
 }
 
 /// Orders without a session, or for one that has a process, change nothing.
-fn too_many(host: &mut Host) -> Result<()> {
+fn too_many(host: &mut Host, orders: u32) -> Result<()> {
     let session = host.shell("echo up; read x < /dev/zero; sleep 1000")?;
     host.until("it is up", |host| !host.output(session).is_empty())?;
     let process = host.process(&["true"]);
-    for _ in 0..20_000 {
+    for _ in 0..orders {
         let exec = Exec { session: 0, process: process.clone(), user: None, stdin: false };
         host.link.send(&ToGuest::Exec(Box::new(exec)))?;
     }

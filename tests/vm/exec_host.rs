@@ -5,10 +5,10 @@ use anyhow::{Context, Result, bail, ensure};
 use protocol::oci::{ConsoleSize, Process};
 use protocol::{Event, ExitStatus, HostLink, Seed, Start, Stream, ToGuest, ToHost};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 use vch::execs::{Execs, State};
 use vch::exit::End;
+use vch::transport::{Arrival, Channel, Line};
 
 /// A VM, and what was said.
 pub struct Host {
@@ -50,14 +50,15 @@ impl Done {
 }
 
 impl Host {
-    /// Boots a VM that is to run `script`.
-    pub fn boot(script: &str) -> Result<Self> {
-        let mut options = harness::shell(script);
+    /// Boots a VM that is to run `script`, and speaks to it over this transport.
+    pub fn boot(over: Channel, script: &str) -> Result<Self> {
+        let mut options = harness::on(over, harness::shell(script));
         options.env = vec!["PATH=/bin".into()];
         options.hostname = Some("exec-test".into());
+        let running = harness::start_shell(&options)?;
         Ok(Self {
-            running: harness::start_shell(&options)?,
-            link: HostLink::host(vch::random::bytes()?, false),
+            link: HostLink::host(vch::random::bytes()?, running.wires.channel.is_lossy()),
+            running,
             execs: Execs::default(),
             inputs: BTreeMap::new(),
             outputs: BTreeMap::new(),
@@ -121,7 +122,12 @@ impl Host {
     pub fn until(&mut self, what: &str, mut condition: impl FnMut(&Self) -> bool) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(300);
         while !condition(self) {
-            ensure!(Instant::now() < end, "not within five minutes: {what}");
+            ensure!(
+                Instant::now() < end,
+                "not within five minutes: {what}; the link is {:?}, and has {} bytes to write",
+                self.link.state(),
+                self.link.output().len()
+            );
             if !self.turn()? {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -130,17 +136,12 @@ impl Host {
     }
 
     fn turn(&mut self) -> Result<bool> {
+        let line = &mut self.running.wires.channel;
+        line.turn(&mut self.link)?;
         let mut chunk = [0; 64 << 10];
-        let mut moved = false;
-        match self.running.wires.channel.read(&mut chunk) {
-            Ok(0) => bail!("the VM has ended"),
-            Ok(count) => {
-                self.link.receive(&chunk[..count])?;
-                moved = true;
-            }
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-            Err(e) => return Err(e.into()),
-        }
+        let arrival = line.read(&mut chunk)?;
+        ensure!(arrival != Arrival::Ended, "the VM has ended");
+        Line::tell(arrival, &chunk, &mut self.link)?;
         while let Some(event) = self.link.event()? {
             if let Event::Message(message) = event {
                 self.take(message)?;
@@ -153,14 +154,8 @@ impl Host {
                 self.read(session);
             }
         }
-        match self.running.wires.channel.write(self.link.output()) {
-            Ok(count) => {
-                self.link.wrote(count);
-                Ok(moved || count > 0)
-            }
-            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(moved),
-            Err(e) => Err(e.into()),
-        }
+        let wrote = self.running.wires.channel.flush(&mut self.link)?;
+        Ok(wrote || arrival != Arrival::Nothing)
     }
 
     fn take(&mut self, message: ToHost) -> Result<()> {

@@ -13,18 +13,30 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio as Child};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+use vch::options::channel::ChannelOptions;
+use vch::transport::{Channel, Vhost};
 use vch::{Outcome, RunOptions, Stdio};
 
 /// A test, and why it cannot run here, if so.
 pub struct Test {
     name: String,
     skipped: Option<String>,
-    body: fn() -> Result<()>,
+    body: Box<dyn FnOnce() -> Result<()> + Send>,
 }
 
 impl Test {
     pub fn new(name: &str, body: fn() -> Result<()>) -> Self {
-        Self { name: name.into(), skipped: None, body }
+        Self { name: name.into(), skipped: None, body: Box::new(body) }
+    }
+
+    /// The same test over each transport of the channel: `MODULE::NAME`, `MODULE::vsock::NAME`, `MODULE::serial::NAME`.
+    pub fn over_each(module: &str, name: &str, body: fn(Channel) -> Result<()>) -> [Self; 3] {
+        let over = |prefix, channel: Channel| Self {
+            name: format!("{module}::{prefix}{name}"),
+            skipped: can(channel).err().map(|why| format!("{why:#}")),
+            body: Box::new(move || body(channel)),
+        };
+        [over("", Channel::VirtioSerial), over("vsock::", Channel::Vsock), over("serial::", Channel::Serial)]
     }
 
     /// Skips the test unless `needed` is there.
@@ -52,6 +64,32 @@ macro_rules! tests {
             concat!(module_path!(), "::", stringify!($name)).trim_start_matches("vm::"),
             $name,
         )),*]
+    };
+}
+
+/// Whether this machine has what the transport needs.
+pub fn can(channel: Channel) -> Result<()> {
+    if channel == Channel::Vsock { Vhost::Helper.check() } else { Ok(()) }
+}
+
+/// Options with this transport. vsock is by the helper, which all machines have that run the tests.
+pub fn on(over: Channel, mut options: RunOptions) -> RunOptions {
+    options.channel = ChannelOptions { channel: over, vhost: Some(Vhost::Helper) };
+    options
+}
+
+/// Lists functions of a module that take the channel's transport as tests over each.
+#[macro_export]
+macro_rules! tests_over_each {
+    ($($name:ident),* $(,)?) => {
+        [$($crate::harness::Test::over_each(
+            module_path!().trim_start_matches("vm::"),
+            stringify!($name),
+            $name,
+        )),*]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
     };
 }
 
@@ -281,8 +319,11 @@ pub fn start(options: &RunOptions, layers: &[(&Path, protocol::Uuid)]) -> Result
     let in_spec = layers.iter().map(|layer| layer.spec(options.verity)).collect::<Result<_>>()?;
     let disks = protocol::Disks { layers: in_spec, scratch: scratch_uuid };
     let config = oci_spec::image::Config::default();
-    let machine = vch::spec::compose(&config, options, "0123456789abcdef", disks, None, |_| Ok(None))?;
-    let (vm, wires) = vch::vm::Vm::start("tests", None, options, accel, &boot, &scratch, &layers, &[])?;
+    const ID: &str = "0123456789abcdef";
+    let machine = vch::spec::compose(&config, options, ID, disks, None, |_| Ok(None))?;
+    let network = vch::network::Host::open(&options.network, ID, &[], &store())?;
+    let (vm, wires) =
+        vch::vm::Vm::start("tests", None, options, accel, &boot, &scratch, &layers, &[], &[], &network)?;
     Ok(Running { vm, wires, machine, layers })
 }
 
@@ -314,18 +355,8 @@ pub fn machine(
         debug: false,
         boot_timeout: Duration::from_secs(180),
     };
-    let record = vch::containers::Record {
-        id: vch::random::id()?,
-        name: vch::name::invent()?,
-        image: options.image.clone(),
-        command: options.command.clone(),
-        created: 0,
-        tty: false,
-        stdin: false,
-        stop_signal: 15,
-        remove: true,
-        volumes: vec![],
-    };
+    let record = vch::containers::Record::new(vch::random::id()?, vch::name::invent()?);
+    let record = vch::containers::Record { remove: true, ..record };
     let container = vch::containers::Containers::of(&store()).create(record)?;
     let outcome = vch::run_in(plan, wires, container, &stdio, options);
     drop(vm);

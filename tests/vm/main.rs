@@ -12,10 +12,12 @@ mod control;
 #[path = "../conformance/corpus.rs"]
 mod corpus;
 mod corpus_in_a_vm;
+mod end;
 mod exec;
 mod exec_cli;
 mod exec_host;
 mod failures;
+mod fields;
 mod harness;
 #[expect(dead_code, reason = "no stacks here")]
 #[path = "../conformance/host.rs"]
@@ -26,12 +28,16 @@ mod layers;
 #[path = "../conformance/listing.rs"]
 mod listing;
 mod monitor;
+mod network;
 mod oci;
+mod privileges;
 mod reconnect;
 mod signals;
 mod stdio;
+mod streams;
 mod terminal;
 mod verity;
+mod volumes;
 
 use harness::Test;
 
@@ -40,19 +46,25 @@ fn main() {
         config::tests(),
         control::tests(),
         corpus_in_a_vm::tests(),
+        end::tests(),
         exec::tests(),
         exec_cli::tests(),
         failures::tests(),
+        fields::tests(),
         images::tests(),
         iso::tests(),
         layers::tests(),
         monitor::tests(),
+        network::tests(),
         oci::tests(),
+        privileges::tests(),
         reconnect::tests(),
         signals::tests(),
         stdio::tests(),
+        streams::tests(),
         terminal::tests(),
         verity::tests(),
+        volumes::tests(),
     ]
     .into_iter()
     .flatten()

@@ -65,9 +65,10 @@ fn machine_fields() -> Result<()> {
 fn network_namespace() -> Result<()> {
     let script = "ls /sys/class/net; ip addr show lo | grep -c 127.0.0.1/8; readlink /proc/self/ns/net";
     let own = run_changed(script, |machine| {
+        machine.network.nics.clear();
         machine.config.linux.namespaces.push(Namespace { kind: NamespaceKind::Network });
     })?;
-    let shared = run_changed(script, |_| {})?;
+    let shared = run_changed(script, |machine| machine.network.nics.clear())?;
     ensure!(own.starts_with("lo\n1\nnet:["), "{own}");
     ensure!(own != shared, "both are in {shared}");
     Ok(())
@@ -118,7 +119,7 @@ fn bad_values_are_refused() -> Result<()> {
         (|machine| machine.config.process.cwd = "tmp".into(), "process.cwd \"tmp\""),
         (|machine| machine.config.process.rlimits.push(limit("RLIMIT_LUCK", 1, 1)), "\"RLIMIT_LUCK\""),
         (|machine| machine.config.process.env.push("A=\0".into()), "process.env"),
-        (|machine| machine.config.mounts[0].kind = "bind".into(), "mounts[0].type \"bind\""),
+        (|machine| machine.config.mounts[0].kind = "ext4".into(), "mounts[0].type \"ext4\""),
         (
             |machine| {
                 machine.config.process.capabilities.get_or_insert_default().ambient.push("CAP_FLY".into());

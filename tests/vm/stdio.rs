@@ -1,51 +1,58 @@
 //! Bytes in, bytes out, and how the process ended.
 
-use crate::harness::{Test, busybox, input, options, probe, run, run_with, shell, temporary};
-use crate::tests;
+use crate::harness::{Test, busybox, input, on, options, probe, run, run_with, shell, temporary};
+use crate::{tests, tests_over_each};
 use anyhow::{Result, ensure};
 use image_builder::testimage::{self, Tar};
 use oci_spec::image::ConfigBuilder;
 use protocol::ExitStatus;
 use sha2::{Digest, Sha256};
 use vch::End;
+use vch::transport::Channel;
 
 pub fn tests() -> Vec<Test> {
-    tests![
-        hello,
+    let mut all = tests_over_each![
         streams_and_status,
         killed_by_itself,
         not_found,
-        not_executable,
         megabytes_of_stdin,
         megabytes_both_ways,
         stdin_closed_early,
-        stdin_from_a_fifo_whose_writer_has_gone,
         a_grandchild_holds_stdout,
         stdout_held_by_nobody,
         output_at_the_very_end,
-        out_of_memory,
-    ]
+    ];
+    all.extend(tests![hello, not_executable, stdin_from_a_fifo_whose_writer_has_gone, out_of_memory]);
+    all
+}
+
+/// How many bytes count as many: a UART takes some seconds for these.
+fn many(over: Channel) -> usize {
+    match over {
+        Channel::Serial => 150_000,
+        Channel::VirtioSerial | Channel::Vsock => 10 << 20,
+    }
 }
 
 fn hello() -> Result<()> {
     run(&options(&busybox(), &["echo", "hello"]))?.gives("hello\n")
 }
 
-fn streams_and_status() -> Result<()> {
-    let ran = run(&shell("echo out; echo err >&2; exit 7"))?;
+fn streams_and_status(over: Channel) -> Result<()> {
+    let ran = run(&on(over, shell("echo out; echo err >&2; exit 7")))?;
     ensure!((ran.stdout.as_slice(), ran.stderr.as_slice(), ran.code()) == (b"out\n", b"err\n", 7), "{ran:?}");
     Ok(())
 }
 
-fn killed_by_itself() -> Result<()> {
-    let ran = run(&shell("kill -9 $$"))?;
+fn killed_by_itself(over: Channel) -> Result<()> {
+    let ran = run(&on(over, shell("kill -9 $$")))?;
     ensure!(ran.outcome.end == End::Exited(ExitStatus::Signal { signal: 9, core: false }), "{ran:?}");
     ensure!(ran.code() == 137, "{ran:?}");
     Ok(())
 }
 
-fn not_found() -> Result<()> {
-    let ran = run(&options(&busybox(), &["no-such-command"]))?;
+fn not_found(over: Channel) -> Result<()> {
+    let ran = run(&on(over, options(&busybox(), &["no-such-command"])))?;
     ensure!(ran.code() == 127, "{ran:?}");
     ensure!(ran.outcome.sentence().is_some_and(|why| why.contains("\"no-such-command\"")), "{ran:?}");
     Ok(())
@@ -61,30 +68,30 @@ fn not_executable() -> Result<()> {
     Ok(())
 }
 
-/// Ten megabytes that no compression and no repetition makes look right by accident.
-fn noise() -> Vec<u8> {
+/// Bytes that no compression and no repetition makes look right by accident.
+fn noise(count: usize) -> Vec<u8> {
     let mut state = 1_u64;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         state.to_be_bytes()[0]
     };
-    (0..10 << 20).map(|_| next()).collect()
+    (0..count).map(|_| next()).collect()
 }
 
 fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn megabytes_of_stdin() -> Result<()> {
-    let bytes = noise();
-    let mut options = options(&busybox(), &["sha256sum"]);
+fn megabytes_of_stdin(over: Channel) -> Result<()> {
+    let bytes = noise(many(over));
+    let mut options = on(over, options(&busybox(), &["sha256sum"]));
     options.interactive = true;
     run_with(&options, input(&bytes)?)?.gives(&format!("{}  -\n", hash(&bytes)))
 }
 
-fn megabytes_both_ways() -> Result<()> {
-    let bytes = noise();
-    let mut options = options(&busybox(), &["sh", "-c", "tee /dev/stderr"]);
+fn megabytes_both_ways(over: Channel) -> Result<()> {
+    let bytes = noise(many(over));
+    let mut options = on(over, options(&busybox(), &["sh", "-c", "tee /dev/stderr"]));
     options.interactive = true;
     let ran = run_with(&options, input(&bytes)?)?;
     ensure!(ran.stdout == bytes, "stdout: {} bytes, {}", ran.stdout.len(), hash(&ran.stdout));
@@ -94,11 +101,12 @@ fn megabytes_both_ways() -> Result<()> {
 }
 
 /// The process reads a little of a lot and ends.
-fn stdin_closed_early() -> Result<()> {
-    let mut options = options(&busybox(), &["sh", "-c", "head -c 3; exec <&-; sleep 1; exit 4"]);
+fn stdin_closed_early(over: Channel) -> Result<()> {
+    let bytes = noise(many(over));
+    let mut options = on(over, options(&busybox(), &["sh", "-c", "head -c 3; exec <&-; sleep 1; exit 4"]));
     options.interactive = true;
-    let ran = run_with(&options, input(&noise())?)?;
-    ensure!(ran.stdout == noise()[..3] && ran.code() == 4, "{} bytes, {}", ran.stdout.len(), ran.code());
+    let ran = run_with(&options, input(&bytes)?)?;
+    ensure!(ran.stdout == bytes[..3] && ran.code() == 4, "{} bytes, {}", ran.stdout.len(), ran.code());
     Ok(())
 }
 
@@ -118,24 +126,26 @@ fn stdin_from_a_fifo_whose_writer_has_gone() -> Result<()> {
     run_with(&options, reader.into())?.gives("through a FIFO")
 }
 
-fn a_grandchild_holds_stdout() -> Result<()> {
-    let ran = run(&shell("sleep 1000 & echo $!; exit 5"))?;
+fn a_grandchild_holds_stdout(over: Channel) -> Result<()> {
+    let ran = run(&on(over, shell("sleep 1000 & echo $!; exit 5")))?;
     ensure!(ran.stdout == b"3\n" && ran.code() == 5, "{ran:?}");
     Ok(())
 }
 
 /// All processes are gone, but the pipe's other end is not closed.
-fn stdout_held_by_nobody() -> Result<()> {
+fn stdout_held_by_nobody(over: Channel) -> Result<()> {
     let dir = temporary()?;
     let layer = Tar::new().file("probe", 0o755, &std::fs::read(probe())?).finish();
     testimage::write(dir.path(), &[layer], ConfigBuilder::default().build()?)?;
-    let ran = run(&options(&dir.path().display().to_string(), &["/probe", "stdout-in-flight"]))?;
+    let options = options(&dir.path().display().to_string(), &["/probe", "stdout-in-flight"]);
+    let ran = run(&on(over, options))?;
     ensure!(ran.stdout == b"hello\n" && ran.code() == 5, "{ran:?}");
     Ok(())
 }
 
-fn output_at_the_very_end() -> Result<()> {
-    let ran = run(&options(&busybox(), &["dd", "if=/dev/zero", "bs=1M", "count=1", "status=none"]))?;
+fn output_at_the_very_end(over: Channel) -> Result<()> {
+    let options = options(&busybox(), &["dd", "if=/dev/zero", "bs=1M", "count=1", "status=none"]);
+    let ran = run(&on(over, options))?;
     ensure!(ran.stdout.len() == 1 << 20 && ran.code() == 0, "{} bytes, {}", ran.stdout.len(), ran.code());
     Ok(())
 }

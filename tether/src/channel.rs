@@ -1,20 +1,14 @@
-//! The channel: the port to the host, and the protocol's state machine on it.
+//! The channel: the line to the host, and the protocol's state machine on it.
 
-use crate::failure::{Context, Failure};
+use crate::failure::Failure;
+use crate::line::{Got, Line};
 use crate::relay;
-use crate::uevents::{DEADLINE, Uevents};
-use nix::fcntl::OFlag;
+use crate::uevents::Uevents;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use protocol::{Event, GuestLink, ProtocolError, Report, Stage, Stream, ToGuest, ToHost};
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use protocol::{Event, GuestLink, Patience, ProtocolError, Report, Stage, State, Stream, ToGuest, ToHost};
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
-
-/// The virtio-serial port's name, as the host gives it.
-const PORT: &str = "org.containervm.channel";
 
 /// The container's process, as the channel knows it.
 pub const SESSION: u32 = 0;
@@ -25,36 +19,63 @@ const LAST_WORD: Duration = Duration::from_secs(10);
 /// Bytes of answers that may wait for the host while the machine ends.
 const LAST_ANSWERS: usize = 64 << 10;
 
-/// An open line to the host.
+/// The line to the host, and what is said on it.
 pub struct Channel {
     /// The protocol's end.
     pub link: GuestLink,
     /// No host has the other end of the port, as far as the last read knew. Until one has, the port counts as hung up.
     pub deserted: bool,
-    port: File,
+    line: Line,
+    patience: Patience,
+    /// Something has come, or was said to a host that is there, since the last look at `patience`.
+    moved: bool,
+    /// The line has another descriptor than when that was last asked.
+    renewed: bool,
 }
 
 impl Channel {
-    /// Waits for the port to appear, and opens it.
+    /// Waits for the line's device, and opens it.
     pub fn open(events: &Uevents) -> Result<Self, Failure> {
-        let path = events.wait_for(|| Ok(find_port()))?.ok_or_else(|| {
-            Failure::new(
-                Stage::Channel,
-                format!("no virtio-serial port named {PORT} within {} s", DEADLINE.as_secs()),
-            )
-        })?;
-        let port = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(OFlag::O_NONBLOCK.bits())
-            .open(&path)
-            .at(Stage::Channel, || format!("opening {}", path.display()))?;
-        Ok(Self { link: GuestLink::guest(), deserted: false, port })
+        Ok(Self {
+            line: Line::open(events)?,
+            link: GuestLink::guest(),
+            deserted: false,
+            patience: Patience::default(),
+            moved: false,
+            renewed: false,
+        })
     }
 
-    /// The port, to be polled.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.port.as_fd()
+    /// The line, to be polled, if there is one now.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.line.fd()
+    }
+
+    /// Whether to look for its becoming writable.
+    pub fn is_sending(&self) -> bool {
+        self.line.is_dialling() || !self.link.output().is_empty()
+    }
+
+    /// Whether the line's descriptor is another one than at the last call.
+    pub fn is_renewed(&mut self) -> bool {
+        std::mem::take(&mut self.renewed)
+    }
+
+    /// When [`Channel::turn`] is to be called, whatever happens.
+    pub fn due(&self) -> Option<Instant> {
+        self.line.due().into_iter().chain(self.patience.end()).min()
+    }
+
+    /// Writes what waits, and does what is due.
+    pub fn turn(&mut self) -> Result<(), Failure> {
+        self.renewed |= self.line.turn();
+        if self.line.is_lossy() {
+            let unacknowledged = self.link.unacknowledged();
+            if self.patience.is_over(Instant::now(), std::mem::take(&mut self.moved), unacknowledged) {
+                self.link.resync();
+            }
+        }
+        self.flush()
     }
 
     /// Queues a message.
@@ -70,15 +91,15 @@ impl Channel {
         self.send(&ToHost::Exec { session, report: Report::Failed(failure.brief()) })
     }
 
-    /// Writes what waits to be written, as far as the port takes it.
-    pub fn flush(&mut self) -> Result<(), Failure> {
+    /// Writes what waits to be written, as far as the line takes it.
+    fn flush(&mut self) -> Result<(), Failure> {
         while !self.link.output().is_empty() {
-            match self.port.write(self.link.output()) {
-                Ok(count) => self.link.wrote(count),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                error => drop(error.at(Stage::Channel, || "writing to the channel")?),
+            let count = self.line.write(self.link.output())?;
+            if count == 0 {
+                break;
             }
+            self.moved |= self.link.state() == State::Connected;
+            self.link.wrote(count);
         }
         Ok(())
     }
@@ -86,13 +107,21 @@ impl Channel {
     /// Reads what has come.
     pub fn receive(&mut self) -> Result<(), Failure> {
         let mut bytes = [0; 32 << 10];
-        let read = self.port.read(&mut bytes);
-        self.deserted = matches!(read, Ok(0));
-        match read {
-            Ok(count) => self.link.receive(bytes.get(..count).unwrap_or_default()).map_err(broken),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(()),
-            error => error.map(drop).at(Stage::Channel, || "reading from the channel"),
+        let got = self.line.read(&mut bytes)?;
+        self.deserted = got == Got::Nobody;
+        match got {
+            Got::Bytes(count) => {
+                self.moved = true;
+                self.link.receive(bytes.get(..count).unwrap_or_default()).map_err(broken)?;
+            }
+            Got::Nothing | Got::Nobody => {}
+            Got::NewLine => self.link.knock(),
+            Got::Lost => {
+                self.renewed = true;
+                self.link.disconnect();
+            }
         }
+        Ok(())
     }
 
     /// The next message that has come, if any.
@@ -110,11 +139,11 @@ impl Channel {
     /// Waits for the next message. Only for the time when nothing else can happen.
     pub fn wait_for_message(&mut self) -> Result<ToGuest, Failure> {
         loop {
-            self.flush()?;
+            self.turn()?;
             if let Some(message) = self.message()? {
                 return Ok(message);
             }
-            self.wait(PollTimeout::NONE)?;
+            self.wait(None)?;
             self.receive()?;
         }
     }
@@ -126,12 +155,10 @@ impl Channel {
         self.link.end(SESSION, Stream::Stderr);
         let _best_effort = self.send(message);
         loop {
-            let left = end.saturating_duration_since(Instant::now());
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-            if left.is_zero() || self.flush().is_err() {
+            if Instant::now() >= end || self.turn().is_err() {
                 return;
             }
-            if self.wait(timeout).is_err() || self.receive().is_err() {
+            if self.wait(Some(end)).is_err() || self.receive().is_err() {
                 return;
             }
             loop {
@@ -148,29 +175,32 @@ impl Channel {
         }
     }
 
-    fn wait(&self, timeout: PollTimeout) -> Result<(), Failure> {
+    /// Waits until something can be done, or until `end`.
+    fn wait(&self, end: Option<Instant>) -> Result<(), Failure> {
         let mut wanted = PollFlags::POLLIN;
-        wanted.set(PollFlags::POLLOUT, !self.link.output().is_empty());
-        let mut fds = [PollFd::new(self.port.as_fd(), wanted)];
-        poll(&mut fds, timeout).map(drop).at(Stage::Channel, || "waiting for the host")?;
+        wanted.set(PollFlags::POLLOUT, self.is_sending());
+        let mut fds: Vec<_> = self.fd().map(|fd| PollFd::new(fd, wanted)).into_iter().collect();
+        let timeout = timeout(end.into_iter().chain(self.due()).min());
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Failure::system(Stage::Channel, "waiting for the host", errno)),
+        }
         // The port can be opened a moment before the host's end counts as connected; until then poll(2)
         // returns at once with POLLHUP.
-        let [port] = fds;
-        if port.revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)) {
+        if fds.iter().filter_map(PollFd::revents).any(|events| events.contains(PollFlags::POLLHUP)) {
             std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())
     }
 }
 
-fn broken(error: ProtocolError) -> Failure {
-    Failure::new(Stage::Channel, error.to_string())
+/// How long to wait until then, rounded up.
+pub fn timeout(until: Option<Instant>) -> PollTimeout {
+    let Some(until) = until else { return PollTimeout::NONE };
+    let left = until.saturating_duration_since(Instant::now()).as_millis().saturating_add(1);
+    i32::try_from(left).ok().and_then(|left| PollTimeout::try_from(left).ok()).unwrap_or(PollTimeout::MAX)
 }
 
-/// The device of the port named [`PORT`] (Documentation/ABI: `/sys/class/virtio-ports/*/name`).
-fn find_port() -> Option<PathBuf> {
-    fs::read_dir("/sys/class/virtio-ports").ok()?.flatten().find_map(|port| {
-        let name = fs::read_to_string(port.path().join("name")).ok()?;
-        (name.trim_end() == PORT).then(|| PathBuf::from("/dev").join(port.file_name()))
-    })
+fn broken(error: ProtocolError) -> Failure {
+    Failure::new(Stage::Channel, error.to_string())
 }

@@ -20,18 +20,29 @@ mod boot;
 mod capabilities;
 mod cgroup;
 mod channel;
+mod check;
+mod device_filter;
 mod device_mapper;
+mod devices;
 mod disks;
 mod entropy;
 mod failure;
 mod kernel_log;
+mod line;
+mod lsm;
 mod modules;
+mod mount_options;
 mod mounts;
+mod namespaces;
+mod network;
 mod power;
 mod process;
 mod relay;
+mod resources;
 mod root;
 mod sandbox;
+mod scheduling;
+mod seccomp;
 mod statistics;
 mod stdio;
 mod timeline;
@@ -42,6 +53,7 @@ mod volumes;
 
 use channel::Channel;
 use failure::Failure;
+use network::Network;
 use protocol::{MachineSpec, SPEC_VERSION, Stage, Start, ToGuest, ToHost};
 use relay::Relay;
 use timeline::Timeline;
@@ -82,20 +94,28 @@ fn boot_and_connect(timeline: &mut Timeline) -> Result<Channel, Failure> {
 
 /// Runs the one container that this machine is for.
 fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> {
-    let Start { machine, time, seed, stdin } = receive_start(channel)?;
+    let Start { mut machine, time, seed, stdin } = receive_start(channel)?;
     timeline.step("spec");
     if verity::is_wanted(&machine.disks.layers) {
         modules::load_verity()?;
         timeline.step("verity modules");
     }
+    if !machine.shares.is_empty() {
+        modules::load_virtiofs()?;
+    }
+    network::load_modules(&machine)?;
     boot::empty_the_initramfs();
     timeline::set_clock(time)?;
     entropy::mix_in(&seed)?;
     boot::bring_loopback_up()?;
+    let mut network = Network::begin(&machine)?;
+    timeline.step("network");
+    devices::add_the_machines(&mut machine)?;
     let mut disks = disks::find(&machine.disks, &machine.volumes)?;
     timeline.step("disks");
     let mut verity = Verity::open(&machine.disks.layers, &mut disks.layers)?;
-    let outcome = run(channel, timeline, &machine, stdin, &disks, &mut verity);
+    let outcome = run(channel, timeline, &machine, stdin, &disks, &mut verity, &mut network);
+    network.release();
     if let Some(verity) = &mut verity {
         verity.tell(channel)?; // it may be why
     }
@@ -112,14 +132,16 @@ fn run(
     stdin: bool,
     disks: &disks::Disks,
     verity: &mut Option<Verity>,
+    network: &mut Network,
 ) -> Result<(), Failure> {
     let root = root::Root::assemble(disks)?;
     timeline.step("root");
-    let volumes = Volumes::mount(&machine.volumes, &disks.volumes)?;
-    let cgroup = cgroup::Cgroup::create()?;
-    let outcome = process::watch_for_deaths().and_then(|deaths| {
+    let volumes = Volumes::mount(machine, &disks.volumes)?;
+    let cgroup = cgroup::Cgroup::create(&machine.config.linux)?;
+    let outcome = network.finish(machine).and_then(|()| process::watch_for_deaths()).and_then(|deaths| {
         let process = process::start(machine, stdin, &cgroup)?;
-        Relay::new(channel, machine, &cgroup, verity, timeline, deaths, process)?.run()
+        let relay = Relay::new(channel, machine, &cgroup, verity, timeline, deaths, process)?;
+        relay.with_network(network).run()
     });
     // However it went: a disk is unmounted only when the last process that sees it is gone.
     let ended = process::end_all(cgroup);

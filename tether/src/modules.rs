@@ -22,6 +22,21 @@ pub fn load_verity() -> Result<(), Failure> {
     load_folder(&format!("{INITRAMFS}/modules/verity"))
 }
 
+/// Those for folders of the host's: `/modules/virtiofs/*.ko`.
+pub fn load_virtiofs() -> Result<(), Failure> {
+    load_folder(&format!("{INITRAMFS}/modules/virtiofs"))
+}
+
+/// Those for network interfaces: `/modules/network/*.ko`.
+pub fn load_network() -> Result<(), Failure> {
+    load_folder(&format!("{INITRAMFS}/modules/network"))
+}
+
+/// Those for a vsock line to the host: `/modules/vsock/*.ko`.
+pub fn load_vsock() -> Result<(), Failure> {
+    load_folder(&format!("{INITRAMFS}/modules/vsock"))
+}
+
 /// Whoever made the initramfs has put them into dependency order. A kernel with everything built in has no such folder.
 fn load_folder(folder: &str) -> Result<(), Failure> {
     let entries = match fs::read_dir(folder) {

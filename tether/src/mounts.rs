@@ -1,18 +1,19 @@
-//! The OCI config's mounts, devices, masked and read-only paths.
+//! The OCI config's mounts, masked and read-only paths.
 //!
 //! All of it happens after the process's root has become `/`: a symbolic link in the image leads nowhere but
 //! into the image.
 
 use crate::failure::{Context, Failure};
+use crate::mount_options::{self, Attributes, Options};
 use nix::errno::Errno;
+use nix::libc;
 use nix::mount::{MsFlags, mount};
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::sys::statvfs::{FsFlags, statvfs};
-use nix::unistd::unlink;
 use protocol::Stage::Config;
 use protocol::oci::Mount;
+use std::ffi::CString;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::path::Path;
 
 /// Filesystem types that a config may ask for, and what the kernel calls them.
 const TYPES: [(&str, &str); 7] = [
@@ -25,128 +26,107 @@ const TYPES: [(&str, &str); 7] = [
     ("cgroup2", "cgroup2"),
 ];
 
-/// Options that are flags of mount(2): what they set, and what they clear.
-const FLAGS: [(&str, MsFlags, MsFlags); 19] = {
-    const NONE: MsFlags = MsFlags::empty();
-    const ATIME: MsFlags = MsFlags::MS_NOATIME.union(MsFlags::MS_RELATIME).union(MsFlags::MS_STRICTATIME);
-    [
-        ("defaults", NONE, NONE),
-        ("ro", MsFlags::MS_RDONLY, NONE),
-        ("rw", NONE, MsFlags::MS_RDONLY),
-        ("nosuid", MsFlags::MS_NOSUID, NONE),
-        ("suid", NONE, MsFlags::MS_NOSUID),
-        ("nodev", MsFlags::MS_NODEV, NONE),
-        ("dev", NONE, MsFlags::MS_NODEV),
-        ("noexec", MsFlags::MS_NOEXEC, NONE),
-        ("exec", NONE, MsFlags::MS_NOEXEC),
-        ("sync", MsFlags::MS_SYNCHRONOUS, NONE),
-        ("async", NONE, MsFlags::MS_SYNCHRONOUS),
-        ("dirsync", MsFlags::MS_DIRSYNC, NONE),
-        ("noatime", MsFlags::MS_NOATIME, ATIME),
-        ("atime", NONE, MsFlags::MS_NOATIME),
-        ("relatime", MsFlags::MS_RELATIME, ATIME),
-        ("strictatime", MsFlags::MS_STRICTATIME, ATIME),
-        ("nodiratime", MsFlags::MS_NODIRATIME, NONE),
-        ("diratime", NONE, MsFlags::MS_NODIRATIME),
-        ("lazytime", MsFlags::MS_LAZYTIME, NONE),
-    ]
-};
-
-/// Options about the propagation of mounts between namespaces, mount_namespaces(7).
-const PROPAGATION: [(&str, MsFlags); 8] = [
-    ("private", MsFlags::MS_PRIVATE),
-    ("rprivate", MsFlags::MS_PRIVATE.union(MsFlags::MS_REC)),
-    ("shared", MsFlags::MS_SHARED),
-    ("rshared", MsFlags::MS_SHARED.union(MsFlags::MS_REC)),
-    ("slave", MsFlags::MS_SLAVE),
-    ("rslave", MsFlags::MS_SLAVE.union(MsFlags::MS_REC)),
-    ("unbindable", MsFlags::MS_UNBINDABLE),
-    ("runbindable", MsFlags::MS_UNBINDABLE.union(MsFlags::MS_REC)),
-];
-
-/// Mount options, sorted into what mount(2) takes.
-#[derive(Debug, PartialEq)]
-struct Options {
-    flags: MsFlags,
-    propagation: Vec<MsFlags>,
-    data: String,
-}
-
-fn parse(options: &[String]) -> Options {
-    let mut parsed = Options { flags: MsFlags::empty(), propagation: vec![], data: String::new() };
-    let mut data: Vec<&str> = vec![];
-    for option in options {
-        if let Some((_, set, clear)) = FLAGS.iter().find(|(name, ..)| name == option) {
-            parsed.flags = parsed.flags.difference(*clear).union(*set);
-        } else if let Some((_, flags)) = PROPAGATION.iter().find(|(name, _)| name == option) {
-            parsed.propagation.push(*flags);
-        } else {
-            data.push(option); // the filesystem's own: the kernel refuses what it does not know
-        }
-    }
-    parsed.data = data.join(",");
-    parsed
-}
-
 /// Makes `mounts[index]` of the config.
 pub fn make(index: usize, wanted: &Mount) -> Result<(), Failure> {
     let Mount { destination, kind, source, options } = wanted;
-    let Some((_, filesystem)) = TYPES.iter().find(|(name, _)| name == kind) else {
-        let known = TYPES.map(|(name, _)| name).join(", ");
-        let message = format!(
-            "mounts[{index}].type {kind:?} is not supported: a containerVM shares no files with its host; it knows {known}"
-        );
-        return Err(Failure::new(Config, message));
-    };
-    let what = || format!("mounts[{index}]: mounting {kind} on {destination} with options {options:?}");
+    let refused =
+        |field: &str, why: String| Err(Failure::new(Config, format!("mounts[{index}].{field} {why}")));
     if !destination.starts_with('/') {
-        return Err(Failure::new(
-            Config,
-            format!("mounts[{index}].destination {destination:?} is not absolute"),
-        ));
+        return refused("destination", format!("{destination:?} is not absolute"));
     }
-    fs::create_dir_all(destination).at(Config, what)?;
-    let Options { flags, propagation, data } = parse(options);
-    let source = source.as_deref().unwrap_or(kind);
-    mount(Some(source), destination.as_str(), Some(*filesystem), flags, Some(data.as_str()))
-        .at(Config, what)?;
-    propagation.into_iter().try_for_each(|flags| {
+    let parsed = match mount_options::parse(options) {
+        Ok(parsed) => parsed,
+        Err(option) => return refused("options", format!("{option:?} is not supported")),
+    };
+    let Options { flags, data, .. } = &parsed;
+    let what = || format!("mounts[{index}]: mounting {kind} on {destination} with options {options:?}");
+    let is_bind = kind == "bind" || flags.contains(MsFlags::MS_BIND);
+    if is_bind && !flags.contains(MsFlags::MS_REMOUNT) {
+        let Some(source) = source.as_deref().filter(|source| source.starts_with('/')) else {
+            return refused(
+                "source",
+                format!("{source:?} is no absolute path in the container, which a bind mount needs"),
+            );
+        };
+        if !data.is_empty() {
+            return refused(
+                "options",
+                format!("{data:?} are not supported: a bind mount has no filesystem of its own"),
+            );
+        }
+        let Some(attributes) = own_attributes(&parsed) else {
+            return refused("options", format!("{options:?}: not all of them can be had by a bind mount"));
+        };
+        bind(source, destination, flags.contains(MsFlags::MS_REC)).at(Config, what)?;
+        set_attributes(destination, attributes, false).at(Config, what)?;
+    } else {
+        let known = TYPES.iter().find(|(name, _)| name == kind);
+        let Some((_, filesystem)) = known.or_else(|| is_bind.then_some(&("", ""))) else {
+            let known = TYPES.map(|(name, _)| name).join(", ");
+            return refused(
+                "type",
+                format!(
+                    "{kind:?} is not supported: a containerVM shares no files with its host; it knows {known}, bind"
+                ),
+            );
+        };
+        fs::create_dir_all(destination).at(Config, what)?;
+        let source = source.as_deref().unwrap_or(kind);
+        mount(Some(source), destination.as_str(), Some(*filesystem), *flags, Some(data.as_str()))
+            .at(Config, what)?;
+    }
+    set_attributes(destination, parsed.recursive, true).at(Config, what)?;
+    parsed.propagation.into_iter().try_for_each(|flags| {
         mount(None::<&str>, destination.as_str(), None::<&str>, flags, None::<&str>).at(Config, what)
     })
 }
 
-/// The devices and links that every container has (runtime-spec, config-linux.md, "Default Devices" and "/dev
-/// symbolic links").
-pub fn default_devices() -> Result<(), Failure> {
-    fs::create_dir_all("/dev").at(Config, || "making /dev")?;
-    let devices = [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)];
-    let devices = devices.map(|(name, minor)| (name, makedev(1, minor)));
-    for (name, device) in devices.into_iter().chain([("tty", makedev(5, 0))]) {
-        replace(&format!("/dev/{name}"), |path| {
-            mknod(path, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), device)
-        })?;
-    }
-    let links = [
-        ("fd", "/proc/self/fd"),
-        ("stdin", "/proc/self/fd/0"),
-        ("stdout", "/proc/self/fd/1"),
-        ("stderr", "/proc/self/fd/2"),
-        ("ptmx", "pts/ptmx"),
-    ];
-    links.into_iter().try_for_each(|(name, target)| {
-        replace(&format!("/dev/{name}"), |path| {
-            symlink(target, path).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))
-        })
-    })
+/// The attributes that a bind mount is to have of its own: what is not said stays as it is.
+fn own_attributes(options: &Options) -> Option<Attributes> {
+    let how = MsFlags::MS_BIND.union(MsFlags::MS_REC);
+    Attributes::of(options.flags.difference(how), options.cleared)
 }
 
-/// An image may bring files of these names; ours are the ones that work.
-fn replace(path: &str, make: impl Fn(&str) -> nix::Result<()>) -> Result<(), Failure> {
-    match make(path) {
-        Err(Errno::EEXIST) => unlink(path).and_then(|()| make(path)),
-        result => result,
+/// Binds `source`, a file or a folder, to `destination`, which is made if missing.
+fn bind(source: &str, destination: &str, recursive: bool) -> std::io::Result<()> {
+    if fs::metadata(source)?.is_dir() {
+        fs::create_dir_all(destination)?;
+    } else if !Path::new(destination).exists() {
+        if let Some(folder) = Path::new(destination).parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::File::create(destination)?;
     }
-    .at(Config, || format!("making {path}"))
+    let flags = if recursive { MsFlags::MS_BIND | MsFlags::MS_REC } else { MsFlags::MS_BIND };
+    Ok(mount(Some(source), destination, None::<&str>, flags, None::<&str>)?)
+}
+
+/// mount_setattr(2), on the mount at `path`, and on all below it if `recursive`.
+fn set_attributes(path: &str, Attributes { set, clear }: Attributes, recursive: bool) -> nix::Result<()> {
+    if (set, clear) == (0, 0) {
+        return Ok(());
+    }
+    let path = CString::new(path).map_err(|_| Errno::EINVAL)?;
+    let flags = if recursive { libc::AT_RECURSIVE } else { 0 };
+    // struct mount_attr: attr_set, attr_clr, propagation, userns_fd.
+    let attributes = [set, clear, 0, 0];
+    // SAFETY: mount_setattr(2) reads the path and the attributes, of the size told; both outlive the call.
+    let result = unsafe {
+        let (path, attributes) = (path.as_ptr(), attributes.as_ptr());
+        libc::syscall(libc::SYS_mount_setattr, libc::AT_FDCWD, path, flags, attributes, size_of::<[u64; 4]>())
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Sets how mounts in the root spread to other namespaces: `linux.rootfsPropagation`.
+pub fn propagate_root(propagation: &str) -> Result<(), Failure> {
+    let Some(flags) = mount_options::propagation(propagation) else {
+        let why =
+            format!("linux.rootfsPropagation {propagation:?} is none of shared, slave, private, unbindable");
+        return Err(Failure::new(Config, why));
+    };
+    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
+        .at(Config, || format!("setting linux.rootfsPropagation to {propagation}"))
 }
 
 /// Makes a path unreadable: a folder becomes empty, a file like `/dev/null`. A path that is not there needs
@@ -191,27 +171,30 @@ pub fn remount_read_only(path: &str) -> nix::Result<()> {
 mod tests {
     use super::*;
 
-    fn parsed(options: &[&str]) -> Options {
-        parse(&options.iter().map(ToString::to_string).collect::<Vec<_>>())
-    }
-
+    /// All of them are refused before anything is mounted.
     #[test]
-    fn options_are_sorted() {
-        let options = parsed(&["nosuid", "strictatime", "mode=755", "rprivate", "size=64k", "ro", "rw"]);
-        assert_eq!(options.flags, MsFlags::MS_NOSUID | MsFlags::MS_STRICTATIME);
-        assert_eq!(options.propagation, [MsFlags::MS_PRIVATE | MsFlags::MS_REC]);
-        assert_eq!(options.data, "mode=755,size=64k");
-    }
-
-    #[test]
-    fn foreign_types_are_refused_by_name() {
+    fn bad_mounts_are_named() {
+        let options = |options: &[&str]| options.iter().map(ToString::to_string).collect();
         let bind = Mount {
-            destination: "/x".into(),
+            destination: "/no/such/x".into(),
             kind: "bind".into(),
-            source: Some("/y".into()),
+            source: Some("/no/such/y".into()),
             options: vec![],
         };
-        let message = make(3, &bind).err().map(|failure| failure.0.message).unwrap_or_default();
-        assert!(message.starts_with("mounts[3].type \"bind\" is not supported"), "{message}");
+        for (named, bad) in [
+            ("type \"ext4\" is not supported", Mount { kind: "ext4".into(), ..bind.clone() }),
+            ("type \"\" is not supported", Mount { kind: String::new(), ..bind.clone() }),
+            ("destination \"x\" is not absolute", Mount { destination: "x".into(), ..bind.clone() }),
+            ("source None is no absolute path", Mount { source: None, ..bind.clone() }),
+            ("source Some(\"y\") is no absolute path", Mount { source: Some("y".into()), ..bind.clone() }),
+            ("options \"idmap\" is not supported", Mount { options: options(&["idmap"]), ..bind.clone() }),
+            ("options \"size=1\" are not supported", Mount { options: options(&["size=1"]), ..bind.clone() }),
+            ("options [\"sync\"]: not all", Mount { options: options(&["sync"]), ..bind.clone() }),
+        ] {
+            let why = make(3, &bad).unwrap_err().0.message;
+            assert!(why.starts_with(&format!("mounts[3].{named}")), "{why}");
+        }
+        let why = propagate_root("everywhere").unwrap_err().0.message;
+        assert!(why.starts_with("linux.rootfsPropagation \"everywhere\""), "{why}");
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::cgroup::Cgroup;
 use crate::failure::{Context, Failure};
-use crate::{power, sandbox, stdio};
+use crate::{check, namespaces, power, sandbox, stdio};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
@@ -14,7 +14,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::{ForkResult, Pid, chroot, fork};
 use protocol::oci::{NamespaceKind, Spec};
-use protocol::{Exec, ExitStatus, MachineSpec, Stage, oci};
+use protocol::{Exec, ExitStatus, MachineSpec, Seccomp, Stage, oci};
 use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -46,13 +46,15 @@ pub struct Container<'a> {
     pub config: &'a Spec,
     /// Where it is.
     pub cgroup: &'a Cgroup,
+    /// What it may call.
+    pub seccomp: Option<&'a Seccomp>,
 }
 
 /// Forks the container's process. Whether the exec succeeds comes out later, by [`Process::reports`].
 pub fn start(machine: &MachineSpec, stdin: bool, cgroup: &Cgroup) -> Result<Process, Failure> {
     let config = &machine.config;
-    sandbox::check(config)?;
-    if sandbox::wants(config, NamespaceKind::Pid) {
+    check::container(config)?;
+    if namespaces::wants(config, NamespaceKind::Pid) {
         unshare(CloneFlags::CLONE_NEWPID).at(Stage::Config, || "making a PID namespace")?;
         if machine.init {
             start_init(cgroup)?;
@@ -64,7 +66,7 @@ pub fn start(machine: &MachineSpec, stdin: bool, cgroup: &Cgroup) -> Result<Proc
 /// Forks a process beside the container's; the same then. It is in the container's PID namespace by that: all of tether's
 /// children are, since the namespace was made.
 pub fn exec(exec: &Exec, container: &Container<'_>) -> Result<Process, Failure> {
-    sandbox::check_process(&exec.process)?;
+    check::process(&exec.process)?;
     let pid = rustix::process::Pid::from_raw(container.pid.as_raw())
         .ok_or_else(|| Failure::new(Stage::Run, "the container has ended"))?;
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())

@@ -3,61 +3,25 @@
 
 use crate::cgroup::Cgroup;
 use crate::failure::{Context, Failure};
+use crate::network::files::Mounts;
 use crate::process::{Container, Reporter, reset_signals};
 use crate::stdio::Theirs;
 use crate::user::User;
-use crate::{boot, capabilities, mounts, root, stdio, user, volumes};
+use crate::{
+    capabilities, devices, lsm, mounts, namespaces, root, scheduling, seccomp, stdio, user, volumes,
+};
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::setns;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{AccessFlags, Uid, access, chdir, execve, pivot_root, sethostname, setsid};
-use protocol::oci::{NamespaceKind, Process, Spec};
-use protocol::{Exec, MachineSpec, Stage, Stage::Config};
+use protocol::oci::{Personality, Process, Spec};
+use protocol::{Exec, MachineSpec, Seccomp, Stage, Stage::Config};
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-
-/// Whether the config asks for a new namespace of this kind.
-pub fn wants(config: &Spec, kind: NamespaceKind) -> bool {
-    config.linux.namespaces.iter().any(|namespace| namespace.kind == kind)
-}
-
-/// Refuses what the types can say but a containerVM cannot be.
-pub fn check(config: &Spec) -> Result<(), Failure> {
-    let refuse = |message: String| Err(Failure::new(Config, message));
-    let Spec { oci_version: version, root, process, .. } = config;
-    if !version.starts_with("1.") {
-        return refuse(format!("ociVersion {version:?} is not supported: 1.x is"));
-    }
-    if root.path != "rootfs" {
-        return refuse(format!(
-            "root.path {:?} is not supported: the root is made of disks, say \"rootfs\"",
-            root.path
-        ));
-    }
-    if !wants(config, NamespaceKind::Mount) {
-        return refuse("linux.namespaces lacks \"mount\": a container has a root of its own".into());
-    }
-    if config.hostname.is_some() && !wants(config, NamespaceKind::Uts) {
-        return refuse("hostname needs \"uts\" in linux.namespaces".into());
-    }
-    check_process(process)
-}
-
-/// The same of a process.
-pub fn check_process(process: &Process) -> Result<(), Failure> {
-    if process.args.is_empty() {
-        return Err(Failure::new(Config, "process.args is empty: there is no command to run"));
-    }
-    if !process.cwd.starts_with('/') {
-        let why = format!("process.cwd {:?} is not an absolute path", process.cwd);
-        return Err(Failure::new(Config, why));
-    }
-    Ok(())
-}
 
 /// Becomes the container's process. Returns only when that failed.
 pub fn enter(
@@ -66,14 +30,17 @@ pub fn enter(
     stdio: Option<Theirs>,
     reporter: &Reporter,
 ) -> Result<(), Failure> {
-    let MachineSpec { config, user, .. } = machine;
+    let MachineSpec { config, user, groups, .. } = machine;
     let process = &config.process;
     setsid().at(Config, || "starting a session")?;
     reset_signals().at(Config, || "resetting signals")?;
     cgroup.enter()?;
-    let mut volumes = volumes::Detached::prepare(&machine.volumes)?;
-    new_namespaces(config)?;
+    let mut volumes = volumes::Detached::prepare(machine)?;
+    scheduling::apply(process)?;
+    lsm::apply(process)?;
+    namespaces::enter(config)?;
     kernel_settings(config)?;
+    let files = Mounts::open(machine.network.names.as_ref(), config)?;
     change_root()?;
     umask(Mode::empty());
     for (index, mount) in config.mounts.iter().enumerate() {
@@ -81,14 +48,21 @@ pub fn enter(
         mounts::make(index, mount)?;
     }
     volumes.attach_rest()?;
-    mounts::default_devices()?;
-    let resolved = user::resolve(user.as_deref(), &process.user)?;
+    devices::make(config)?;
+    files.attach()?;
+    let resolved = user::resolve(user.as_deref(), groups, &process.user)?;
     install(process, &resolved, stdio, reporter, true)?;
     // The folders of `cwd` that are missing are root's, as runc makes them.
     umask(Mode::from_bits_truncate(0o022));
     fs::create_dir_all(&process.cwd).at(Config, || format!("making process.cwd {}", process.cwd))?;
     restrict_paths(config)?;
-    become_process(process, &resolved, user.is_some(), reporter)
+    if let Some(propagation) = &config.linux.rootfs_propagation {
+        mounts::propagate_root(propagation)?;
+    }
+    if let Some(personality) = &config.linux.personality {
+        set_personality(personality)?;
+    }
+    become_process(process, &resolved, user.is_some(), machine.seccomp.as_ref(), reporter)
 }
 
 /// Becomes a process beside the container's. Returns only when that failed.
@@ -107,18 +81,23 @@ pub fn join(
     close_all_but(kept)?;
     setsid().at(Config, || "starting a session")?;
     reset_signals().at(Config, || "resetting signals")?;
+    let affinity = process.exec_cpu_affinity.as_ref().or(container.config.process.exec_cpu_affinity.as_ref());
+    affinity.map_or(Ok(()), |cpus| scheduling::keep_on(&cpus.initial))?;
     container.cgroup.join(container.pid)?;
+    affinity.map_or(Ok(()), |cpus| scheduling::keep_on(&cpus.after))?;
     set_oom_score(process)?;
-    let namespaces = namespaces(container.config);
+    scheduling::apply(process)?;
+    lsm::apply(process)?;
+    let namespaces = namespaces::of(container.config);
     match setns(&pidfd, namespaces) {
         Err(Errno::ESRCH) => return Err(Failure::new(Stage::Run, "the container has ended")),
         result => result.at(Config, || format!("joining the container ({namespaces:?})"))?,
     }
     drop(pidfd);
     umask(Mode::empty());
-    let resolved = user::resolve(user.as_deref(), &process.user)?;
+    let resolved = user::resolve(user.as_deref(), &[], &process.user)?;
     install(process, &resolved, stdio, reporter, false)?;
-    become_process(process, &resolved, user.is_some(), reporter)
+    become_process(process, &resolved, user.is_some(), container.seccomp, reporter)
 }
 
 /// Puts pipes or a terminal to 0, 1 and 2.
@@ -140,9 +119,18 @@ fn install(
 }
 
 /// What is the process's own, when all around it stands; and the exec. `named`: the user was given in docker's form.
-fn become_process(process: &Process, user: &User, named: bool, reporter: &Reporter) -> Result<(), Failure> {
+fn become_process(
+    process: &Process,
+    user: &User,
+    named: bool,
+    filter: Option<&Seccomp>,
+    reporter: &Reporter,
+) -> Result<(), Failure> {
     set_rlimits(process)?;
     umask(Mode::from_bits_truncate(process.user.umask.unwrap_or(0o022)));
+    if let Some(filter) = filter.filter(|_| !process.no_new_privileges) {
+        seccomp::load(filter)?; // while we may; as in runc, it must allow what comes until the exec
+    }
     capabilities::become_user(user, &process.capabilities.clone().unwrap_or_default())?;
     chdir(process.cwd.as_str()).at(Config, || format!("entering process.cwd {}", process.cwd))?;
     if named && user.uid != 0 {
@@ -153,29 +141,17 @@ fn become_process(process: &Process, user: &User, named: bool, reporter: &Report
         nix::sys::prctl::set_no_new_privs().at(Config, || "setting process.noNewPrivileges")?;
     }
     close_all_from(3)?;
+    if let Some(filter) = filter.filter(|_| process.no_new_privileges) {
+        seccomp::load(filter)?;
+    }
     exec(process, user, reporter)
 }
 
-/// The namespaces that the container has of its own.
-fn namespaces(config: &Spec) -> CloneFlags {
-    let flags = config.linux.namespaces.iter().map(|namespace| match namespace.kind {
-        NamespaceKind::Pid => CloneFlags::empty(), // by the fork, see `process`
-        NamespaceKind::Mount => CloneFlags::CLONE_NEWNS,
-        NamespaceKind::Ipc => CloneFlags::CLONE_NEWIPC,
-        NamespaceKind::Uts => CloneFlags::CLONE_NEWUTS,
-        NamespaceKind::Cgroup => CloneFlags::CLONE_NEWCGROUP,
-        NamespaceKind::Network => CloneFlags::CLONE_NEWNET,
-    });
-    flags.fold(CloneFlags::empty(), CloneFlags::union)
-}
-
-fn new_namespaces(config: &Spec) -> Result<(), Failure> {
-    let flags = namespaces(config);
-    unshare(flags).at(Config, || format!("making linux.namespaces ({flags:?})"))?;
-    if flags.contains(CloneFlags::CLONE_NEWNET) {
-        boot::bring_loopback_up()?;
-    }
-    Ok(())
+fn set_personality(personality: &Personality) -> Result<(), Failure> {
+    let number = if personality.domain == "LINUX32" { 8 } else { 0 };
+    // SAFETY: personality(2) takes an integer.
+    let result = unsafe { libc::personality(number) };
+    Errno::result(result).map(drop).at(Config, || "setting linux.personality")
 }
 
 /// What is set through tether's own `/proc`: the container may have none.

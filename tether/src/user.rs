@@ -27,11 +27,27 @@ pub struct User {
     pub home: Option<String>,
 }
 
-/// What the config names, completed from the files of the root that the caller is in.
-pub fn resolve(name: Option<&str>, user: &protocol::oci::User) -> Result<User, Failure> {
+/// What the config names, completed from the files of the root that the caller is in. `groups` are further ones, names or
+/// numbers.
+pub fn resolve(name: Option<&str>, groups: &[String], user: &protocol::oci::User) -> Result<User, Failure> {
     let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
+    let mut resolved = find(name, user, &passwd, &group)?;
+    for name in groups {
+        let gid = group_by_name(name, &group).map_err(|why| Failure::new(Config, why))?;
+        if !resolved.groups.contains(&gid) {
+            resolved.groups.push(gid);
+        }
+    }
+    Ok(resolved)
+}
+
+fn find(name: Option<&str>, user: &protocol::oci::User, passwd: &str, group: &str) -> Result<User, Failure> {
     match name.filter(|name| !name.is_empty()) {
-        Some(name) => by_name(name, &passwd, &group).map_err(|why| Failure::new(Config, why)),
+        Some(name) => {
+            let mut found = by_name(name, passwd, group).map_err(|why| Failure::new(Config, why))?;
+            found.groups.extend(&user.additional_gids);
+            Ok(found)
+        }
         None => {
             let home = passwd.lines().filter_map(PasswdEntry::parse).find(|entry| entry.uid == user.uid);
             Ok(User {
@@ -112,14 +128,7 @@ fn by_name(wanted: &str, passwd: &str, group: &str) -> Result<User, String> {
     };
     let groups = || group.lines().filter_map(GroupEntry::parse);
     let (gid, supplementary) = match (group_wanted, &entry) {
-        (Some(name), _) => {
-            let number = parse_id(name)?;
-            let found = groups()
-                .find(|entry| entry.name == name)
-                .or_else(|| groups().find(|entry| Some(entry.gid) == number));
-            let gid = found.map(|entry| entry.gid).or(number);
-            (gid.ok_or_else(|| format!("group {name:?} is not in the image's /etc/group"))?, vec![])
-        }
+        (Some(name), _) => (group_by_name(name, group)?, vec![]),
         (None, Some(entry)) => {
             let member = |group: &GroupEntry<'_>| group.members.split(',').any(|name| name == entry.name);
             (entry.gid, groups().filter(member).map(|group| group.gid).collect())
@@ -127,6 +136,16 @@ fn by_name(wanted: &str, passwd: &str, group: &str) -> Result<User, String> {
         (None, None) => (0, vec![]),
     };
     Ok(User { uid, gid, groups: supplementary, home: entry.map(|entry| entry.home.to_string()) })
+}
+
+fn group_by_name(name: &str, group: &str) -> Result<u32, String> {
+    let groups = || group.lines().filter_map(GroupEntry::parse);
+    let number = parse_id(name)?;
+    let found = groups()
+        .find(|entry| entry.name == name)
+        .or_else(|| groups().find(|entry| Some(entry.gid) == number));
+    let gid = found.map(|entry| entry.gid).or(number);
+    gid.ok_or_else(|| format!("group {name:?} is not in the image's /etc/group"))
 }
 
 /// A number, or none if this is a name.

@@ -75,9 +75,11 @@ fn ovmf() -> Result<PathBuf> {
 
 fn parameters(options: &RunOptions, accel: Accel) -> String {
     let mut words: Vec<_> = PARAMETERS.split_ascii_whitespace().collect();
-    if accel == Accel::Tcg && options.cpus == 1 {
+    if accel == Accel::Tcg && options.vcpus() == 1 {
         words.extend(TCG_PARAMETERS.split_ascii_whitespace());
     }
+    let channel = options.channel.channel.parameter();
+    words.push(&channel);
     if options.debug {
         words.retain(|word| *word != "quiet");
         words.push("loglevel=7");
@@ -121,8 +123,11 @@ mod tests {
         assert!(
             of(&options, Accel::Kvm).contains(" quiet ") && of(&options, Accel::Kvm).contains(" panic=-1 ")
         );
-        options.cpus = 2;
+        assert!(of(&options, Accel::Kvm).contains(" containervm.channel=virtio-serial "));
+        options.cpus = 2.0;
         options.debug = true;
+        options.channel.channel = crate::transport::Channel::Serial;
+        assert!(of(&options, Accel::Tcg).contains(" containervm.channel=serial "));
         assert!(!of(&options, Accel::Tcg).contains(" noreplace-smp "));
         assert!(
             !of(&options, Accel::Tcg).contains(" quiet ")

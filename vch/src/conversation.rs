@@ -16,6 +16,7 @@ use protocol::{
 };
 
 use crate::execs::{self, Execs};
+use crate::transport::{Arrival, Line};
 
 /// The container's process, as the channel knows it.
 pub const SESSION: u32 = 0;
@@ -77,36 +78,38 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Will run `machine`, and send stdin if `stdin`.
+    /// Will run `machine`, and send stdin if `stdin`. The line may be `lossy`: then frames are checked.
     ///
     /// # Errors
-    /// There are no random numbers.
-    pub fn new(machine: MachineSpec, stdin: bool) -> Result<Self> {
+    /// There are no random numbers; `linux.seccomp` means nothing.
+    pub fn new(machine: MachineSpec, stdin: bool, lossy: bool) -> Result<Self> {
         let nonce = crate::random::bytes().context("cannot read random numbers")?;
         let checked = machine.disks.layers.iter().map(|layer| layer.verity.is_some()).collect();
         let start = Some(Self::start_of(machine, stdin)?);
-        Ok(Self { checked, start, ..Self::over(HostLink::host(nonce, false), Phase::Booting) })
+        Ok(Self { checked, start, ..Self::over(HostLink::host(nonce, lossy), Phase::Booting) })
     }
 
-    /// Goes on with a guest that has `kept` so much of its output with us, in `phase`, which is not [`Phase::Booting`].
+    /// Goes on with a guest that has `kept` so much of its output with us, in `phase`, which is not [`Phase::Booting`]; the
+    /// line may be `lossy`.
     ///
     /// # Errors
     /// There are no random numbers.
-    pub fn adopting(kept: Kept, phase: Phase) -> Result<Self> {
+    pub fn adopting(kept: Kept, phase: Phase, lossy: bool) -> Result<Self> {
         let nonce = crate::random::bytes().context("cannot read random numbers")?;
-        Ok(Self { adopted: true, ..Self::over(HostLink::adopting(nonce, false, kept), phase) })
+        Ok(Self { adopted: true, ..Self::over(HostLink::adopting(nonce, lossy, kept), phase) })
     }
 
-    /// Goes on with a guest that may not have been told yet to run `machine`, with stdin if `stdin`.
+    /// Goes on with a guest that may not have been told yet to run `machine`, with stdin if `stdin`; the line may be `lossy`.
     ///
     /// # Errors
-    /// There are no random numbers.
-    pub fn adopting_early(machine: MachineSpec, stdin: bool) -> Result<Self> {
+    /// As [`Conversation::new`].
+    pub fn adopting_early(machine: MachineSpec, stdin: bool, lossy: bool) -> Result<Self> {
         let start = Some(Self::start_of(machine, stdin)?);
-        Ok(Self { start, ..Self::adopting(Kept::new(), Phase::Booting)? })
+        Ok(Self { start, ..Self::adopting(Kept::new(), Phase::Booting, lossy)? })
     }
 
-    fn start_of(machine: MachineSpec, stdin: bool) -> Result<Box<Start>> {
+    fn start_of(mut machine: MachineSpec, stdin: bool) -> Result<Box<Start>> {
+        crate::seccomp::lower(&mut machine)?;
         let seed = Seed(crate::random::bytes().context("cannot read random numbers")?);
         Ok(Box::new(Start { machine, time: 0, seed, stdin }))
     }
@@ -141,13 +144,13 @@ impl Conversation {
         &self.phase
     }
 
-    /// Takes bytes from the channel.
+    /// Takes what has come of the channel, bytes in `chunk` among it.
     ///
     /// # Errors
     /// The guest says what tether would not.
-    pub fn receive(&mut self, bytes: &[u8]) -> Result<()> {
+    pub fn receive(&mut self, arrival: Arrival, chunk: &[u8]) -> Result<()> {
         const BROKEN: &str = "the guest broke the channel's protocol";
-        self.link.receive(bytes).context(BROKEN)?;
+        Line::tell(arrival, chunk, &mut self.link).context(BROKEN)?;
         while let Some(event) = self.link.event().context(BROKEN)? {
             match event {
                 Event::Connected(_) => {

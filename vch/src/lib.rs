@@ -3,11 +3,12 @@
 //! [`run`] does what `vch run` does, with the caller's streams in place of the process's own. What stands where:
 //!
 //! - [`options`]: what can be asked for; [`size`]: docker's size words; [`commands`]: `vch ps` and the others
-//! - [`spec`], with docker's [`defaults`]: the machine spec that the guest gets
+//! - [`spec`], with docker's [`defaults`] and [`seccomp`] profile: the machine spec that the guest gets
 //! - [`image`]: found in the store, or brought into it; [`layers`], [`scratch`], [`volumes`]: the disks, [`mke2fs`]: new ones, [`disk`]: as QEMU gets them; [`boot`]: kernel or CD; [`accel`]: KVM or TCG
 //! - [`containers`]: their folders; [`name`]: their names; [`log`]: their output, kept, [`guest_log`]: their consoles'
+//! - [`network`]: interfaces, published ports, and what `/etc/hosts` and its like say
 //! - [`monitor`]: the process that a container has on the host; [`conversation`]: what it says to the guest, in the protocol's order; [`execs`]: what runs beside the container's process
-//! - [`qemu`]: the command line; [`vm`]: the process; [`qmp`], [`console`]: what it says
+//! - [`transport`]: what carries the channel; [`qemu`]: the command line; [`vm`]: the process; [`qmp`], [`console`]: what it says
 //! - [`line`]: between two processes of ours; [`client`]: the user's side of it; [`stdio`], [`terminal`], [`signals`], [`progress`]: the user
 //! - [`exit`]: the outcome, its exit code and its sentence; [`timeline`]: what happened when
 
@@ -31,12 +32,14 @@ pub mod log;
 pub mod mke2fs;
 pub mod monitor;
 pub mod name;
+pub mod network;
 pub mod options;
 pub mod progress;
 pub mod qemu;
 pub mod qmp;
 pub mod random;
 pub mod scratch;
+pub mod seccomp;
 pub mod signal_names;
 pub mod signals;
 pub use image_builder::size;
@@ -45,6 +48,7 @@ pub mod stdio;
 pub mod terminal;
 pub mod text;
 pub mod timeline;
+pub mod transport;
 pub mod vm;
 pub mod volumes;
 

@@ -1,5 +1,9 @@
 //! What `vch run` can be told. Names and meanings are docker's where docker has them.
 
+pub mod limits;
+pub mod network;
+pub mod process;
+pub mod security;
 pub mod volumes;
 
 use std::path::PathBuf;
@@ -9,6 +13,8 @@ use anyhow::{Result, bail};
 use clap::{Arg, ArgMatches, Args, FromArgMatches, ValueEnum};
 use image_builder::store::LayerFs;
 
+pub mod channel;
+
 use crate::accel;
 use crate::size::{self, MIB};
 
@@ -17,6 +23,8 @@ use crate::size::{self, MIB};
 pub const LEAST_MEMORY: u64 = 80 * MIB;
 /// The smallest scratch disk, in bytes.
 const LEAST_SCRATCH: u64 = 4 * MIB;
+/// The least CPU time: the kernel gives no less than a millisecond in a tenth of a second.
+const LEAST_CPUS: f64 = 0.01;
 /// The most virtual CPUs that the machine types have.
 const MOST_CPUS: u32 = 255;
 
@@ -47,9 +55,9 @@ pub struct RunOptions {
     #[arg(short, long, value_name = "SIZE", default_value = "256m", value_parser = memory)]
     pub memory: u64,
 
-    /// Virtual CPUs, a whole number
+    /// CPUs; of a fraction the VM has the next whole number, and the container that much of their time
     #[arg(long, value_name = "N", default_value = "1", value_parser = cpus)]
-    pub cpus: u32,
+    pub cpus: f64,
 
     /// Run this in place of the image's entrypoint, and without the image's command; "" is none
     #[arg(long, value_name = "COMMAND")]
@@ -104,6 +112,10 @@ pub struct RunOptions {
     #[arg(long, value_enum, value_name = "NAME", default_value = "auto")]
     pub accel: accel::Choice,
 
+    /// How the guest is spoken to.
+    #[command(flatten)]
+    pub channel: channel::ChannelOptions,
+
     /// Boot the kernel directly, or from a CD
     #[arg(long, value_enum, value_name = "HOW", default_value = "direct")]
     pub boot: Boot,
@@ -144,6 +156,18 @@ pub struct RunOptions {
     #[arg(long, value_name = "SIZE", default_value = "64g", value_parser = size::parse)]
     pub max_size: u64,
 
+    /// What it may do.
+    #[command(flatten)]
+    pub security: security::Security,
+
+    /// What it may use.
+    #[command(flatten)]
+    pub limits: limits::Limits,
+
+    /// More about its process.
+    #[command(flatten)]
+    pub process: process::ProcessOptions,
+
     /// Show the guest's kernel log on stderr
     #[arg(long)]
     pub debug: bool,
@@ -159,6 +183,10 @@ pub struct RunOptions {
     /// A further argument for QEMU (repeatable)
     #[arg(long, value_name = "ARG", hide = true, allow_hyphen_values = true)]
     pub qemu_arg: Vec<String>,
+
+    /// Network and names.
+    #[command(flatten)]
+    pub network: network::NetworkOptions,
 
     /// Image to run: any [`image_builder::source::Reference`] but standard input.
     #[arg(skip)]
@@ -215,6 +243,12 @@ impl RunOptions {
             // The defaults are ours: that they parse is a property of this file, which a test checks.
             Err(error) => unreachable!("{error}"),
         }
+    }
+
+    /// The VM's CPUs.
+    pub fn vcpus(&self) -> u32 {
+        // Parsed to be above 0 and at most 255.
+        (1..MOST_CPUS).find(|count| f64::from(*count) >= self.cpus).unwrap_or(MOST_CPUS)
     }
 }
 
@@ -279,13 +313,10 @@ fn at_least(text: &str, least: u64, who: &str) -> Result<u64> {
     Ok(size)
 }
 
-fn cpus(text: &str) -> Result<u32> {
-    if text.parse::<f64>().is_ok_and(|number| number.fract() != 0.0) {
-        bail!("a containerVM has whole CPUs");
-    }
-    match text.trim_end_matches(".0").parse() {
-        Ok(count) if (1..=MOST_CPUS).contains(&count) => Ok(count),
-        _ => bail!("a containerVM has 1 to {MOST_CPUS} CPUs"),
+fn cpus(text: &str) -> Result<f64> {
+    match text.parse::<f64>() {
+        Ok(count) if (LEAST_CPUS..=f64::from(MOST_CPUS)).contains(&count) => Ok(count),
+        _ => bail!("a containerVM has {LEAST_CPUS} to {MOST_CPUS} CPUs"),
     }
 }
 
@@ -305,7 +336,7 @@ mod tests {
     fn defaults() {
         let options = RunOptions::new("-odd/name");
         assert_eq!(options.image, "-odd/name");
-        assert_eq!((options.memory, options.cpus, options.scratch_size), (256 * MIB, 1, 1024 * MIB));
+        assert_eq!((options.memory, options.cpus, options.scratch_size), (256 * MIB, 1.0, 1024 * MIB));
         assert!(
             options.init
                 && options.command.is_empty()
@@ -338,15 +369,21 @@ mod tests {
         };
         refused(&["-m", "79m", "img"], "at least 80 MiB");
         refused(&["-m", "lots", "img"], "not a size");
-        refused(&["--cpus", "1.5", "img"], "whole CPUs");
-        refused(&["--cpus", "0", "img"], "1 to 255 CPUs");
-        refused(&["--cpus", "x", "img"], "1 to 255 CPUs");
+        for bad in ["0", "x", "-1", "256", "NaN", "inf", "0.001"] {
+            refused(&[&format!("--cpus={bad}"), "img"], "0.01 to 255 CPUs");
+        }
+        refused(&["--oom-score-adj", "1001", "img"], "-1000..=1000");
+        refused(&["--pids-limit", "-2", "img"], "-2");
+        refused(&["--stop-signal", "NONE", "img"], "invalid signal");
+        refused(&["--shm-size", "lots", "img"], "not a size");
         refused(&["--scratch-size", "1k", "img"], "at least 4 MiB");
         refused(&["--boot", "net", "img"], "direct");
         refused(&[], "IMAGE");
         refused(&["--unknown", "img"], "unexpected argument '--unknown'");
         assert!(parse(&["--init", "img", "false"]).unwrap().init);
         assert!(!parse(&["--init=false", "img"]).unwrap().init);
-        assert_eq!(parse(&["--cpus", "2.0", "-m", "80m", "img"]).unwrap().cpus, 2);
+        for (text, vcpus) in [("2.0", 2), ("1", 1), ("0.5", 1), ("1.01", 2), ("255", 255)] {
+            assert_eq!(parse(&["--cpus", text, "-m", "80m", "img"]).unwrap().vcpus(), vcpus, "{text}");
+        }
     }
 }

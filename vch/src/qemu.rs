@@ -12,31 +12,33 @@ use serde_json::json;
 
 use crate::accel::Accel;
 use crate::boot::Boot;
+use crate::network;
 use crate::options::{Machine, RunOptions};
 use crate::size::MIB;
+use crate::transport::Device;
 
-/// The name that the guest finds its port by, in `/sys/class/virtio-ports/*/name`.
-pub const PORT: &str = "org.containervm.channel";
 /// PCI slots that are free on both machine types, and functions in each.
 const SLOTS: usize = 29;
 const FUNCTIONS: usize = 8;
 /// The first of them: on pc, slot 1 is the chipset's.
 const FIRST_SLOT: usize = 2;
-/// The most disks: each is a function, and one is the channel's.
-pub const MOST_DISKS: usize = SLOTS * FUNCTIONS - 1;
+/// The most disks: each is a function, one is the channel's, and the last slot is the network interfaces'.
+pub const MOST_DISKS: usize = NICS - 1;
+/// The number of the first network interface, as a device of ours.
+const NICS: usize = (SLOTS - 1) * FUNCTIONS;
 
 /// Descriptors that QEMU needs for itself.
 const SPARE: u64 = 256;
 
 /// The descriptors that QEMU inherits.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Descriptors {
     /// Whether the sockets listen, so that we can connect again and again.
     pub listening: bool,
-    /// Those that are only held, for the locks on them.
+    /// Those that are only held, for the locks on them; and the network's.
     pub held: Vec<RawFd>,
-    /// The channel's socket.
-    pub channel: RawFd,
+    /// The channel's device.
+    pub channel: Device,
     /// The serial console's socket.
     pub console: RawFd,
     /// QMP's socket.
@@ -47,20 +49,25 @@ pub struct Descriptors {
     pub layers: Vec<Disk>,
     /// The volumes' disks, and whether each is only read.
     pub volumes: Vec<(RawFd, bool)>,
+    /// Lines to virtiofsd, and the tags by which the guest finds what is there.
+    pub shares: Vec<(RawFd, String)>,
     /// The CD.
     pub cd: Option<RawFd>,
+    /// The network interfaces; the descriptors that they name are among those held.
+    pub nics: Vec<network::Device>,
 }
 
 impl Descriptors {
     /// All of them.
     pub fn all(&self) -> Vec<RawFd> {
-        let fixed = [self.channel, self.console, self.monitor, self.scratch];
+        let fixed = [self.channel.descriptor(), self.console, self.monitor, self.scratch];
         let layers = self.layers.iter().flat_map(Disk::all);
         let volumes = self.volumes.iter().map(|(disk, _)| *disk);
         fixed
             .into_iter()
             .chain(layers)
             .chain(volumes)
+            .chain(self.shares.iter().map(|(line, _)| *line))
             .chain(self.cd)
             .chain(self.held.iter().copied())
             .collect()
@@ -126,41 +133,48 @@ pub fn arguments(
     add(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-rtc", "base=utc"]);
     // A guest that breaks out of its devices finds a process that can start nothing and become nobody.
     add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
-    add(&["-machine", &machine(options.machine, boot)]);
+    let machine = machine(options.machine, boot);
+    let memory = options.memory.div_ceil(MIB);
+    if descriptors.channel.shares_memory() || !descriptors.shares.is_empty() {
+        add(&["-object", &format!("memory-backend-memfd,id=memory,size={memory}M,share=on")]);
+        add(&["-machine", &format!("{machine},memory-backend=memory")]);
+    } else {
+        add(&["-machine", machine]);
+    }
     // max: images built for x86-64-v3 run under TCG, too. Without ERMS and FSRM the kernel copies by words, where
     // TCG would step through `rep movsb` byte by byte: 12 % of a boot's instructions (measured).
     let (accel, cpu) = match accel {
         Accel::Kvm => ("kvm", "host"),
         Accel::Tcg => ("tcg", "max,erms=off,fsrm=off"),
     };
-    add(&["-accel", accel, "-cpu", cpu, "-smp", &options.cpus.to_string()]);
-    add(&["-m", &format!("{}M", options.memory.div_ceil(MIB))]);
-    for (id, descriptor) in
-        [("channel", descriptors.channel), ("console", descriptors.console), ("qmp", descriptors.monitor)]
-    {
-        let server = if descriptors.listening { ",server=on,wait=off" } else { "" };
+    add(&["-accel", accel, "-cpu", cpu, "-smp", &options.vcpus().to_string()]);
+    add(&["-m", &format!("{memory}M")]);
+    let server = if descriptors.listening { ",server=on,wait=off" } else { "" };
+    for (id, descriptor) in [("console", descriptors.console), ("qmp", descriptors.monitor)] {
         add(&["-chardev", &format!("socket,id={id},fd={descriptor}{server}")]);
     }
     add(&["-mon", "chardev=qmp,mode=control", "-serial", "chardev:console"]);
-    let port = format!("virtserialport,bus=ports.0,chardev=channel,name={PORT}");
-    add(&["-device", &format!("virtio-serial-pci,id=ports,{}", address(0)), "-device", &port]);
-    disks(descriptors, &mut add)?;
+    let channel = descriptors.channel.arguments(server, &address(0));
+    add(&channel.iter().map(String::as_str).collect::<Vec<_>>());
+    let used = disks(descriptors, &mut add)?;
+    shares(descriptors, used, &mut add)?;
+    nics(&descriptors.nics, &mut add);
     start(boot, descriptors, &mut arguments);
     arguments.extend(options.qemu_arg.iter().map(OsString::from));
     Ok(arguments)
 }
 
 /// Without the devices that a guest would only wait for: SATA's link alone costs 0.3 s (FINDINGS.md).
-fn machine(machine: Machine, boot: &Boot) -> String {
+fn machine(machine: Machine, boot: &Boot) -> &'static str {
     match (machine, boot) {
         (Machine::Q35, Boot::Direct { .. }) => "q35,usb=off,smbus=off,sata=off",
         (Machine::Q35, Boot::Iso { .. }) => "q35,usb=off,smbus=off",
         (Machine::Pc, _) => "pc,usb=off",
     }
-    .to_owned()
 }
 
-fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<()> {
+/// Gives the number of our devices so far.
+fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<usize> {
     let Descriptors { layers, volumes, .. } = descriptors;
     let count = layers.len() + volumes.len() + 1;
     if count > MOST_DISKS {
@@ -171,6 +185,8 @@ fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<()>
             MOST_DISKS - 1
         );
     }
+    // A slot whose first function is missing is not looked at.
+    let first = usize::from(descriptors.channel.is_pci());
     for i in 0..count {
         let node = format!("disk{i}");
         let layer = i.checked_sub(1).and_then(|i| layers.get(i));
@@ -182,11 +198,35 @@ fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<()>
             _ => file(&node, descriptors.scratch, false, Kept::No, add),
         }
         // "stop": a host that cannot read or write is not the guest's business; we hear of it by QMP and end the VM.
-        let device =
-            format!("virtio-blk-pci,drive={node},num-queues=1,rerror=stop,werror=stop,{}", address(i + 1));
+        let device = format!(
+            "virtio-blk-pci,drive={node},num-queues=1,rerror=stop,werror=stop,{}",
+            address(first + i)
+        );
         add(&["-device", &device]);
     }
+    Ok(first + count)
+}
+
+/// Folders of the host's: their devices come behind `devices` others of ours.
+fn shares(descriptors: &Descriptors, devices: usize, add: &mut impl FnMut(&[&str])) -> Result<()> {
+    let shares = &descriptors.shares;
+    if devices + shares.len() > MOST_DISKS + 1 {
+        bail!("there is no room in the VM for {} folders of the host's", shares.len());
+    }
+    for (index, (line, tag)) in shares.iter().enumerate() {
+        add(&["-chardev", &format!("socket,id={tag},fd={line}")]);
+        add(&["-device", &format!("vhost-user-fs-pci,chardev={tag},tag={tag},{}", address(devices + index))]);
+    }
     Ok(())
+}
+
+/// No option ROM: the firmware boots from none of them.
+fn nics(nics: &[network::Device], add: &mut impl FnMut(&[&str])) {
+    for (number, network::Device { backend, mac }) in nics.iter().enumerate() {
+        let place = address(NICS + number);
+        add(&["-netdev", &format!("{backend},id=net{number}")]);
+        add(&["-device", &format!("virtio-net-pci,netdev=net{number},mac={mac},romfile=,{place}")]);
+    }
 }
 
 /// Whether what is written to a disk is of use when the VM is gone.
@@ -247,24 +287,41 @@ fn address(index: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::network::Mac;
     use std::collections::HashSet;
+    use std::fs::File;
 
     fn lines(layers: usize, boot: &Boot, options: &RunOptions) -> Result<Vec<String>> {
+        lines_with(|null| Device::Port(null.into()), layers, boot, options)
+    }
+
+    fn lines_with(
+        channel: fn(File) -> Device,
+        layers: usize,
+        boot: &Boot,
+        options: &RunOptions,
+    ) -> Result<Vec<String>> {
+        let descriptors = descriptors(channel, layers, boot)?;
+        let arguments = arguments("x", options, Accel::Tcg, boot, &descriptors)?;
+        Ok(arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect())
+    }
+
+    fn descriptors(channel: fn(File) -> Device, layers: usize, boot: &Boot) -> Result<Descriptors> {
         let layers = (100..).take(layers).map(Disk::Raw).collect();
         let cd = matches!(boot, Boot::Iso { .. }).then_some(7);
-        let descriptors = Descriptors {
+        Ok(Descriptors {
             listening: true,
             held: vec![8],
-            channel: 3,
+            channel: channel(File::open("/dev/null")?),
             console: 4,
             monitor: 5,
             scratch: 6,
             layers,
             volumes: vec![],
+            shares: vec![],
             cd,
-        };
-        let arguments = arguments("x", options, Accel::Tcg, boot, &descriptors)?;
-        Ok(arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect())
+            nics: vec![network::Device { backend: "user".into(), mac: Mac([2; 6]) }; 2],
+        })
     }
 
     fn direct() -> Boot {
@@ -285,7 +342,7 @@ mod tests {
         let place =
             |device: &String| device.split("addr=").nth(1).unwrap().split(',').next().unwrap().to_owned();
         let places: HashSet<_> = arguments.iter().filter(|a| a.contains("addr=")).map(place).collect();
-        assert_eq!(places.len(), 202);
+        assert_eq!(places.len(), 204);
         for place in &places {
             let slot = usize::from_str_radix(place.split('.').next().unwrap(), 16).unwrap();
             assert!((FIRST_SLOT..FIRST_SLOT + SLOTS).contains(&slot) && slot < 0x1f, "{place}");
@@ -295,7 +352,46 @@ mod tests {
         assert_eq!(writable, 1);
         assert!(lines(MOST_DISKS - 1, &direct(), &RunOptions::new("img")).is_ok());
         let error = lines(MOST_DISKS, &direct(), &RunOptions::new("img")).unwrap_err().to_string();
-        assert!(error.contains("231 layers"), "{error}");
+        assert!(error.contains("223 layers"), "{error}");
+    }
+
+    #[test]
+    fn volumes_are_flushed_and_shares_share_the_memory() {
+        let mut descriptors = descriptors(|null| Device::Port(null.into()), 2, &direct()).unwrap();
+        descriptors.volumes = vec![(200, false), (201, true)];
+        descriptors.shares = vec![(202, "share0".into()), (203, "share1".into())];
+        for descriptor in 200..=203 {
+            assert!(descriptors.all().contains(&descriptor));
+        }
+        let options = RunOptions::new("img");
+        let arguments = arguments("x", &options, Accel::Tcg, &direct(), &descriptors).unwrap();
+        let arguments: Vec<_> =
+            arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect();
+        let has = |parts: &[&str]| arguments.iter().any(|line| parts.iter().all(|part| line.contains(part)));
+        assert!(has(&["/dev/fdset/200", "\"no-flush\":false", "\"read-only\":false"]), "{arguments:?}");
+        assert!(has(&["/dev/fdset/201", "\"read-only\":true"]), "{arguments:?}");
+        assert!(has(&["/dev/fdset/6", "\"no-flush\":true", "\"read-only\":false"]), "{arguments:?}");
+        assert!(has(&["memory-backend-memfd", "size=256M", "share=on"]), "{arguments:?}");
+        assert!(has(&["vhost-user-fs-pci", "chardev=share1", "tag=share1"]), "{arguments:?}");
+        let places: Vec<_> = arguments.iter().filter_map(|line| line.split("addr=").nth(1)).collect();
+        let unique: HashSet<_> = places.iter().map(|place| place.split(',').next()).collect();
+        assert_eq!(unique.len(), places.len(), "{places:?}");
+    }
+
+    #[test]
+    fn a_channel_is_a_port_a_uart_or_a_socket() {
+        let line = |channel| lines_with(channel, 1, &direct(), &RunOptions::new("img")).unwrap().join(" ");
+        let port = line(|null| Device::Port(null.into()));
+        assert!(port.contains("virtserialport") && !port.contains("vsock"), "{port}");
+        let uart = line(|null| Device::Serial(null.into()));
+        assert!(!uart.contains("virtio-serial") && uart.contains("addr=2.0"), "{uart}");
+        let (console, channel) = (uart.find("chardev:console"), uart.find("chardev:channel"));
+        assert!(console.unwrap() < channel.unwrap(), "the first UART is the console: {uart}");
+        let vsock = line(|null| Device::Vhost(null, 70_000));
+        assert!(
+            vsock.contains("vhost-vsock-pci,guest-cid=70000,vhostfd=") && !vsock.contains("memfd"),
+            "{vsock}"
+        );
     }
 
     #[test]

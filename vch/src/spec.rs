@@ -1,12 +1,18 @@
 //! The machine spec: an image's config and the user's options, put together by docker's rules.
 
+mod limits;
+mod security;
+mod words;
+
 use anyhow::{Result, bail};
 use oci_spec::image::Config;
 use protocol::oci::{ConsoleSize, Process, Root, Spec};
-use protocol::{Disks, MachineSpec, SPEC_VERSION};
+use protocol::{Disks, MachineSpec};
 
 use crate::defaults;
+use crate::network;
 use crate::options::RunOptions;
+use crate::seccomp;
 
 /// Version of the runtime-spec that the config is written by.
 const OCI_VERSION: &str = "1.2.0";
@@ -36,7 +42,6 @@ pub fn compose(
         cwd: cwd(image, options)?,
         env: environment(image, options, &hostname, host)?,
         args: arguments(image, options)?,
-        capabilities: Some(defaults::capabilities()),
         rlimits: defaults::rlimits(),
         ..Process::default()
     };
@@ -45,14 +50,20 @@ pub fn compose(
         process,
         root: Root { path: "rootfs".to_owned(), readonly: options.read_only },
         hostname: Some(hostname),
+        domainname: options.network.domainname.clone(),
+        annotations: words::labels(image, &options.process.label_file, &options.process.label)?,
         mounts: defaults::mounts(),
         linux: defaults::linux(),
-        ..Spec::default()
     };
     // No user is root with all of root's groups, as in docker.
     let user = options.user.as_ref().or(image.user().as_ref()).filter(|user| !user.is_empty());
     let user = Some(user.map_or("0", String::as_str).to_owned());
-    Ok(MachineSpec { version: SPEC_VERSION, config, disks, user, init: options.init, volumes: vec![] })
+    let mut machine = MachineSpec { user, init: options.init, ..MachineSpec::new(config, disks) };
+    machine.network = network::machine(&options.network, id)?;
+    security::apply(&mut machine, &options.security)?;
+    limits::apply(&mut machine, options)?;
+    seccomp::lower(&mut machine)?;
+    Ok(machine)
 }
 
 /// Entrypoint and command. A command of the user's takes the place of the image's; an entrypoint of the user's drops
@@ -82,15 +93,22 @@ fn cwd(image: &Config, options: &RunOptions) -> Result<String> {
 }
 
 fn hostname(options: &RunOptions, id: &str) -> Result<String> {
-    let Some(name) = &options.hostname else {
-        return Ok(id.chars().take(SHORT_ID).collect());
-    };
+    if let Some(domain) = &options.network.domainname {
+        host_name(domain)?;
+    }
+    match &options.hostname {
+        Some(name) => host_name(name),
+        None => Ok(id.chars().take(SHORT_ID).collect()),
+    }
+}
+
+fn host_name(name: &str) -> Result<String> {
     let label =
         |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     if name.len() > HOSTNAME || !name.split('.').all(label) {
         bail!("{name:?} is not a hostname: at most {HOSTNAME} letters, digits, - and .");
     }
-    Ok(name.clone())
+    Ok(name.to_owned())
 }
 
 /// Docker's own variables, the user's over them, and the image's where neither has spoken.
@@ -105,7 +123,8 @@ fn environment(
     for entry in image.env().iter().flatten() {
         set(&mut env, entry);
     }
-    set_environment(&mut env, &options.env, host)?;
+    let files = words::lines(&options.process.env_file, "--env-file")?;
+    set_environment(&mut env, files.iter().chain(&options.env), host)?;
     Ok(env)
 }
 
@@ -113,9 +132,9 @@ fn environment(
 ///
 /// # Errors
 /// There is no name; `host`'s.
-pub fn set_environment(
+pub fn set_environment<'a>(
     env: &mut Vec<String>,
-    entries: &[String],
+    entries: impl IntoIterator<Item = &'a String>,
     host: impl Fn(&str) -> Result<Option<String>>,
 ) -> Result<()> {
     for entry in entries {

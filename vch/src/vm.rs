@@ -17,11 +17,12 @@ use crate::child;
 use crate::containers::{Container, sockets};
 use crate::disk::DiskFiles;
 use crate::layers::OpenLayer;
+use crate::network;
 use crate::options::RunOptions;
 use crate::qemu::{self, Descriptors};
-use crate::volumes::attach::OpenVolume;
+use crate::transport::{Device, Line, pair};
+use crate::volumes::{attach::OpenVolume, share};
 
-const CHANNEL: &str = "channel";
 const CONSOLE: &str = "console";
 const QMP: &str = "qmp";
 const QEMU: &str = "qemu-system-x86_64";
@@ -30,7 +31,7 @@ const QEMU: &str = "qemu-system-x86_64";
 #[derive(Debug)]
 pub struct Wires {
     /// The channel to tether.
-    pub channel: UnixStream,
+    pub channel: Line,
     /// The guest's serial console.
     pub console: UnixStream,
     /// QMP.
@@ -51,7 +52,7 @@ impl Wires {
             Ok(line)
         };
         Ok(Self {
-            channel: connect(CHANNEL)?,
+            channel: container.record.transport.reopen(&container.dir)?,
             console: connect(CONSOLE)?,
             monitor: connect(QMP)?,
             errors: None,
@@ -68,16 +69,6 @@ pub struct Home<'a> {
     pub outlives: bool,
 }
 
-/// Our end and QEMU's of a line.
-fn line(home: Option<Home>, name: &str) -> Result<(UnixStream, OwnedFd)> {
-    let Some(home) = home else {
-        let (ours, theirs) = UnixStream::pair()?;
-        return Ok((ours, theirs.into()));
-    };
-    let socket = sockets::listen(&home.container.dir, name)?;
-    Ok((sockets::connect(&home.container.dir, name)?, socket.into()))
-}
-
 /// A running QEMU. Dropping it kills and reaps it.
 #[derive(Debug)]
 pub struct Vm {
@@ -89,7 +80,7 @@ impl Vm {
     ///
     /// # Errors
     /// QEMU is not installed or cannot be started. What QEMU itself finds wrong comes on [`Wires::errors`].
-    #[expect(clippy::too_many_arguments, reason = "each is a thing of its own")]
+    #[expect(clippy::too_many_arguments, reason = "a VM is made of many parts")]
     pub fn start(
         name: &str,
         home: Option<Home>,
@@ -99,15 +90,22 @@ impl Vm {
         scratch: &File,
         layers: &[OpenLayer],
         volumes: &[OpenVolume],
+        shares: &[share::Running],
+        network: &network::Host,
     ) -> Result<(Self, Wires)> {
-        let (channel, theirs_channel) = line(home, CHANNEL)?;
-        let (console, theirs_console) = line(home, CONSOLE)?;
-        let (monitor, theirs_monitor) = line(home, QMP)?;
+        let dir = home.map(|home| &*home.container.dir);
+        let transport = match home {
+            Some(home) => home.container.record.transport,
+            None => options.channel.transport()?,
+        };
+        let (channel, device) = transport.make(dir)?;
+        let (console, theirs_console) = pair(dir, CONSOLE)?;
+        let (monitor, theirs_monitor) = pair(dir, QMP)?;
         // Others see by these that the VM lives, and that its layers and volumes are in use.
         let lock = home.map(|home| home.container.lock_vm()).transpose()?;
         let held = layers.iter().flat_map(|layer| &layer.held).chain(&lock);
         let held = held.chain(volumes.iter().map(|volume| &volume.held));
-        let held: Vec<_> = held.map(File::as_raw_fd).collect();
+        let held: Vec<_> = held.map(File::as_raw_fd).chain(network.inherited()).collect();
         let cd = match boot {
             Boot::Iso { image, .. } => {
                 Some(File::open(image).with_context(|| format!("cannot open {}", image.display()))?)
@@ -118,13 +116,15 @@ impl Vm {
         let descriptors = Descriptors {
             listening: home.is_some(),
             held,
-            channel: theirs_channel.as_raw_fd(),
+            channel: device,
             console: theirs_console.as_raw_fd(),
             monitor: theirs_monitor.as_raw_fd(),
             scratch: scratch.as_raw_fd(),
             layers: disks.iter().map(DiskFiles::descriptors).collect(),
             volumes: volumes.iter().map(|volume| (volume.disk.as_raw_fd(), volume.spec.shared)).collect(),
+            shares: shares.iter().map(|share| (share.line.as_raw_fd(), share.tag.clone())).collect(),
             cd: cd.as_ref().map(File::as_raw_fd),
+            nics: network.devices().to_vec(),
         };
         descriptors.make_room()?;
         let mut command = Command::new(QEMU);
@@ -132,18 +132,17 @@ impl Vm {
         // A process group of its own: ^C at the terminal is for us to act on.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
         let outlives = home.is_some_and(|home| home.outlives);
+        // Before the descriptors are opened to what is executed: the helper needs none of them.
+        if let Device::VhostUser(helper) = &descriptors.channel {
+            helper.start_with(&mut command);
+        }
         child::bind(&mut command, descriptors.all(), outlives);
-        let mut child = command.spawn().map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => {
-                anyhow!("{QEMU} is not installed: it is in Debian's package qemu-system-x86")
-            }
-            _ => anyhow!("cannot start {QEMU}: {e}"),
-        })?;
+        let mut child = command.spawn().map_err(|e| explain(&e, &descriptors.channel))?;
         let errors = child.stderr.take().map(OwnedFd::from);
         let vm = Self { child };
         let errors = errors.context("QEMU has no stderr")?;
         fcntl(&errors, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        for line in [&channel, &console, &monitor] {
+        for line in [&console, &monitor] {
             line.set_nonblocking(true)?;
         }
         Ok((vm, Wires { channel, console, monitor, errors: Some(errors) }))
@@ -157,6 +156,19 @@ impl Vm {
         let status = self.child.wait().context("cannot wait for QEMU")?;
         Ok(verdict(status))
     }
+}
+
+fn explain(error: &io::Error, channel: &Device) -> anyhow::Error {
+    let of_helper = match channel {
+        Device::VhostUser(helper) => helper.explain(error),
+        _ => None,
+    };
+    of_helper.unwrap_or_else(|| match error.kind() {
+        io::ErrorKind::NotFound => {
+            anyhow!("{QEMU} is not installed: it is in Debian's package qemu-system-x86")
+        }
+        _ => anyhow!("cannot start {QEMU}: {error}"),
+    })
 }
 
 fn verdict(status: ExitStatus) -> Option<String> {

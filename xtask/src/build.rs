@@ -1,7 +1,8 @@
 //! Everything that `vch run` needs: the programs, what a containerVM boots from, a default image.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use image_builder::initramfs::Modules;
@@ -64,23 +65,50 @@ impl Signatures {
     }
 }
 
-/// The initramfs, from tether and the modules that `iso/modules` and `iso/modules.verity` name.
+/// The initramfs, from tether and the modules that `iso/modules` and the files `iso/modules.FOLDER` name.
 pub fn initrd(workspace: &Workspace, tree: &KernelTree, signatures: Signatures) -> Result<()> {
     let tether = workspace.target.join(MUSL).join("release/tether");
     let initrd = workspace.bootstrap().join(signatures.initrd());
-    let lists = ["iso/modules", "iso/modules.verity"].map(|list| workspace.root.join(list));
-    if !is_stale(&initrd, &[&tether, &lists[0], &lists[1], tree.vmlinuz()])? {
+    let lists = module_lists(workspace)?;
+    let files: Vec<_> = lists.values().map(PathBuf::as_path).collect();
+    if !is_stale(&initrd, &[&[&*tether, tree.vmlinuz()], &files[..]].concat())? {
         return Ok(());
     }
-    let load = |list| tree.modules(&module_names(&workspace.iso_data(list)?));
-    let mut modules = Modules { always: load("modules")?, verity: load("modules.verity")? };
-    modules.verity.retain(|module| !modules.always.contains(module));
-    if signatures == Signatures::Cut {
-        let all = modules.always.iter_mut().chain(&mut modules.verity);
-        all.for_each(kernel_image::Module::strip_signature);
+    let mut modules = Modules::default();
+    for (folder, list) in &lists {
+        let list = fs::read_to_string(list).with_context(|| format!("reading {}", list.display()))?;
+        let mut named = tree.modules(&module_names(&list))?;
+        if signatures == Signatures::Cut {
+            named.iter_mut().for_each(kernel_image::Module::strip_signature);
+        }
+        // The first list is the one without a folder.
+        if folder.is_empty() {
+            modules.always = named;
+        } else {
+            named.retain(|module| !modules.always.contains(module));
+            modules.wanted.insert(folder.clone(), named);
+        }
     }
     let tether = fs::read(&tether).with_context(|| format!("reading {}", tether.display()))?;
     write(&initrd, &initramfs::tether(&tether, &modules)?)
+}
+
+/// The lists of modules, by their folders in the initramfs; that of `iso/modules` is the empty one.
+fn module_lists(workspace: &Workspace) -> Result<BTreeMap<String, PathBuf>> {
+    let dir = workspace.root.join("iso");
+    let entries = fs::read_dir(&dir).with_context(|| format!("reading {}", dir.display()))?;
+    let mut lists = BTreeMap::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("reading {}", dir.display()))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let folder = name.strip_prefix("modules").map(|rest| (rest, rest.strip_prefix('.')));
+        match folder {
+            Some(("", _)) => drop(lists.insert(String::new(), entry.path())),
+            Some((_, Some(folder))) => drop(lists.insert(folder.to_owned(), entry.path())),
+            _ => {}
+        }
+    }
+    Ok(lists)
 }
 
 /// The names in a list with `#` comments.

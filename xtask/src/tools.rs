@@ -30,6 +30,8 @@ pub enum Task {
     Uefi,
     /// The image builder's benchmark: a real layer, and other programs at the same work.
     BenchImage,
+    /// The channel's benchmark, over each transport.
+    BenchChannel,
     /// All tests, so all of the above but benchmarks.
     Test,
     /// The tests of real services.
@@ -76,13 +78,17 @@ const NEEDS: &[(Look, &str, &[Task])] = &[
     (Program("zstd"), "zstd", &[Task::BenchImage]),
 ];
 
+/// What Debian has no package of: crates with a program of that name, their versions, and the tasks that need it.
+const CRATES: &[(&str, &str, &[Task])] =
+    &[("vhost-device-vsock", "0.3.0", &[Task::Test, Task::BenchChannel])];
+
 impl Task {
     fn includes(self, other: Task) -> bool {
         other == Task::Build
             || self == other
             || match self {
-                Task::Test => !matches!(other, Task::BenchImage | Task::Services),
-                Task::Services => other == Task::Run,
+                Task::Test => !matches!(other, Task::BenchImage | Task::BenchChannel | Task::Services),
+                Task::Services | Task::BenchChannel => other == Task::Run,
                 _ => false,
             }
     }
@@ -101,8 +107,9 @@ impl Look {
 /// Makes sure that the machine has all that `task` needs: installs it, or with `no_install` fails and names it.
 pub fn ensure(task: Task, no_install: bool) -> Result<()> {
     let missing = missing(task, Look::is_met);
+    let crates = missing_crates(task, |name| find_program(name).is_some());
     let target = !has_musl_target()?;
-    if missing.is_empty() && !target {
+    if missing.is_empty() && crates.is_empty() && !target {
         return Ok(());
     }
     let mut commands = Vec::new();
@@ -112,7 +119,11 @@ pub fn ensure(task: Task, no_install: bool) -> Result<()> {
     if target {
         commands.push(format!("rustup target add {MUSL}"));
     }
-    let what = [&missing[..], if target { &["the musl target of Rust"] } else { &[] }].concat().join(", ");
+    commands.extend(crates.iter().map(|(name, version)| cargo_install(name, version).join(" ")));
+    let crate_names: Vec<_> = crates.iter().map(|(name, _)| *name).collect();
+    let what = [&missing[..], &crate_names, if target { &["the musl target of Rust"] } else { &[] }]
+        .concat()
+        .join(", ");
     if no_install {
         bail!("missing: {what}; to get it, as root: {}", commands.join(" && "));
     }
@@ -123,7 +134,21 @@ pub fn ensure(task: Task, no_install: bool) -> Result<()> {
     if target {
         run(command("rustup").args(["target", "add", MUSL]))?;
     }
+    for (name, version) in crates {
+        let [cargo, arguments @ ..] = cargo_install(name, version);
+        run(command(cargo).args(arguments))?;
+    }
     Ok(())
+}
+
+/// The crates whose programs are not there, and their versions.
+fn missing_crates(task: Task, is_there: impl Fn(&str) -> bool) -> Vec<(&'static str, &'static str)> {
+    let needed = CRATES.iter().filter(|(_, _, tasks)| tasks.iter().any(|other| task.includes(*other)));
+    needed.filter(|(name, ..)| !is_there(name)).map(|(name, version, _)| (*name, *version)).collect()
+}
+
+fn cargo_install(name: &'static str, version: &'static str) -> [&'static str; 7] {
+    ["cargo", "install", "--quiet", "--locked", name, "--version", version]
 }
 
 const INSTALL: [&str; 4] = ["apt-get", "install", "-y", "--no-install-recommends"];
@@ -174,8 +199,9 @@ fn has_musl_target() -> Result<bool> {
 
 fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    // A user's PATH on Debian lacks the sbin directories, where mke2fs is.
-    let directories = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    // A user's PATH on Debian lacks the sbin directories, where mke2fs is, and may lack what cargo has installed.
+    let cargo = env::var_os("HOME").map(|home| Path::new(&home).join(".cargo/bin"));
+    let directories = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).chain(cargo);
     directories.map(|directory| directory.join(name)).find(|program| program.is_file())
 }
 
@@ -202,6 +228,14 @@ mod tests {
         assert!(packages(Task::Iso).contains(&"xorriso") && !packages(Task::Iso).contains(&"ovmf"));
         assert_eq!(packages(Task::Test).len(), NEEDS.len() - 2);
         assert!(!packages(Task::Test).contains(&"mmdebstrap"));
+    }
+
+    #[test]
+    fn crates_are_for_tests_and_the_benchmark_of_the_channel() {
+        let crates = |task| missing_crates(task, |_| false).len();
+        assert_eq!([Task::Run, Task::Test, Task::BenchChannel, Task::BenchImage].map(crates), [0, 1, 1, 0]);
+        assert!(missing_crates(Task::Test, |name| name == "vhost-device-vsock").is_empty());
+        assert_eq!(missing(Task::BenchChannel, |_| false), missing(Task::Run, |_| false));
     }
 
     #[test]

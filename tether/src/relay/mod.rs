@@ -13,6 +13,7 @@ use crate::channel::{Channel, SESSION};
 use crate::entropy;
 use crate::failure::{Context, Failure};
 use crate::kernel_log::{KernelLog, Victim};
+use crate::network::Network;
 use crate::process::{self, Container, Deaths, Process, Reaped};
 use crate::statistics;
 use crate::timeline::{self, Timeline};
@@ -39,6 +40,7 @@ pub struct Relay<'a> {
     machine: &'a MachineSpec,
     cgroup: &'a Cgroup,
     verity: &'a mut Option<Verity>,
+    network: Option<&'a mut Network>,
     timeline: &'a mut Timeline,
     deaths: Deaths,
     kernel_log: Option<KernelLog>,
@@ -70,6 +72,7 @@ impl<'a> Relay<'a> {
             machine,
             cgroup,
             verity,
+            network: None,
             timeline,
             deaths,
             kernel_log: KernelLog::from_now(),
@@ -81,6 +84,11 @@ impl<'a> Relay<'a> {
         })
     }
 
+    /// And the network's leases.
+    pub fn with_network(self, network: &'a mut Network) -> Self {
+        Self { network: Some(network), ..self }
+    }
+
     /// Runs until the host has acknowledged the end of the container's process.
     pub fn run(mut self) -> Result<(), Failure> {
         while !self.acknowledged {
@@ -90,13 +98,14 @@ impl<'a> Relay<'a> {
     }
 
     fn turn(&mut self) -> Result<(), Failure> {
-        self.channel.flush()?;
+        self.channel.turn()?;
         self.look_for_events()?;
-        for source in self.poller.wait()? {
+        for source in self.poller.wait(self.channel.due())? {
             match source {
                 Source::Channel => self.channel.receive()?,
                 Source::Deaths => self.reap()?,
                 Source::Damage => self.tell_damage()?,
+                Source::Network => self.network.iter_mut().for_each(|network| network.serve(self.machine)),
                 Source::KernelLog => self.tell_victims()?,
                 Source::Of(id, part) => self.serve(id, part)?,
             }
@@ -127,11 +136,19 @@ impl<'a> Relay<'a> {
         let poller = &mut self.poller;
         // A port that nobody has the other end of is told of again and again; we want to know when somebody has.
         let away = when(self.channel.deserted, EpollFlags::EPOLLET);
-        let writing = when(!self.channel.link.output().is_empty(), output);
-        poller.look(Source::Channel, &self.channel.fd(), input | writing | away)?;
+        let writing = when(self.channel.is_sending(), output);
+        if self.channel.is_renewed() {
+            poller.lost(Source::Channel);
+        }
+        if let Some(fd) = self.channel.fd() {
+            poller.look(Source::Channel, &fd, input | writing | away)?;
+        }
         poller.look(Source::Deaths, &self.deaths, input)?;
         if let Some(verity) = &*self.verity {
             poller.look(Source::Damage, &verity.fd(), input)?;
+        }
+        if let Some(network) = self.network.as_ref().and_then(|network| network.fd()) {
+            poller.look(Source::Network, &network, input)?;
         }
         if let Some(log) = &self.kernel_log {
             poller.look(Source::KernelLog, log.fd(), input)?;
@@ -217,7 +234,8 @@ impl<'a> Relay<'a> {
         if phase == Phase::Starting {
             return self.channel.refuse(id, Failure::new(Stage::Run, "the container does not run yet"));
         }
-        let container = Container { pid, config: &self.machine.config, cgroup: self.cgroup };
+        let MachineSpec { config, seccomp, .. } = self.machine;
+        let container = Container { pid, config, cgroup: self.cgroup, seccomp: seccomp.as_ref() };
         match process::exec(exec, &container) {
             Ok(process) => {
                 self.childless = false;

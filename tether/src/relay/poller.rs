@@ -1,11 +1,13 @@
 //! epoll, and what it looks at.
 
+use crate::channel;
 use crate::failure::{Context, Failure};
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use protocol::{Stage, Stream};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 /// Events that are taken at once.
 const AT_ONCE: usize = 64;
@@ -16,6 +18,7 @@ pub enum Source {
     Channel,
     Deaths,
     Damage,
+    Network,
     KernelLog,
     /// One of a session's lines.
     Of(u32, Part),
@@ -51,7 +54,8 @@ impl Source {
             Self::Channel => 4,
             Self::Deaths => 5,
             Self::Damage => 6,
-            Self::KernelLog => 7,
+            Self::Network => 7,
+            Self::KernelLog => 8,
             Self::Of(session, part) => u64::from(session) << 8 | part as u64,
         }
     }
@@ -62,7 +66,8 @@ impl Source {
             4 => Some(Self::Channel),
             5 => Some(Self::Deaths),
             6 => Some(Self::Damage),
-            7 => Some(Self::KernelLog),
+            7 => Some(Self::Network),
+            8 => Some(Self::KernelLog),
             part => Some(Self::Of(session, Part::ALL.into_iter().find(|known| *known as u64 == part)?)),
         }
     }
@@ -109,10 +114,15 @@ impl Poller {
         }
     }
 
-    /// Waits until there is something; says where.
-    pub fn wait(&self) -> Result<Vec<Source>, Failure> {
+    /// A source's descriptor was closed, and has no duplicate.
+    pub fn lost(&mut self, source: Source) {
+        self.looking.remove(&source);
+    }
+
+    /// Waits until there is something, or until that time; says where.
+    pub fn wait(&self, until: Option<Instant>) -> Result<Vec<Source>, Failure> {
         let mut events = [EpollEvent::empty(); AT_ONCE];
-        let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+        let count = match self.epoll.wait(&mut events, channel::timeout(until)) {
             Err(Errno::EINTR) => 0,
             count => count.at(Stage::Run, || "waiting for events")?,
         };
@@ -128,7 +138,7 @@ mod tests {
     #[test]
     fn a_source_is_a_number() {
         let parts = Part::ALL.into_iter().flat_map(|part| [0, 1, u32::MAX].map(|id| Source::Of(id, part)));
-        for source in parts.chain([Source::Channel, Source::Deaths, Source::Damage]) {
+        for source in parts.chain([Source::Channel, Source::Deaths, Source::Damage, Source::Network]) {
             assert_eq!(Source::of_number(source.number()), Some(source));
         }
     }

@@ -4,6 +4,7 @@ pub mod attach;
 pub mod exec;
 pub mod kill;
 pub mod logs;
+pub mod port;
 pub mod ps;
 pub mod rm;
 pub mod run;

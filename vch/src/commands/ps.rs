@@ -64,7 +64,7 @@ pub fn run(options: &Options) -> Result<u8> {
         (true, _) => rows.iter().for_each(|(container, _)| text += &format!("{}\n", options.id(container))),
         (false, Format::Json) => rows.iter().for_each(|(c, state)| text += &options.object(c, state)),
         (false, Format::Table) => {
-            let head = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"];
+            let head = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"];
             text += &table(head, rows.iter().map(|(container, state)| options.row(container, state)));
         }
     }
@@ -83,7 +83,7 @@ impl Options {
         harmless(container.record.command.join(" ").as_bytes(), most)
     }
 
-    fn row(&self, container: &Container, state: &State) -> [String; 6] {
+    fn row(&self, container: &Container, state: &State) -> [String; 7] {
         let record = &container.record;
         [
             self.id(container).to_owned(),
@@ -91,6 +91,7 @@ impl Options {
             format!("\"{}\"", self.command(container)),
             format!("{} ago", time::human(monitor::now().saturating_sub(record.created))),
             status(state),
+            ports(container, state),
             record.name.clone(),
         ]
     }
@@ -105,9 +106,18 @@ impl Options {
         let object = json!({
             "ID": self.id(container), "Names": record.name, "Image": record.image, "Command": self.command(container),
             "CreatedAt": record.created, "State": name, "Status": status(state), "ExitCode": code,
+            "Ports": ports(container, state),
             "OOMKilled": oom,
         });
         format!("{object}\n")
+    }
+}
+
+/// Those of one that has ended lead nowhere.
+fn ports(container: &Container, state: &State) -> String {
+    match state {
+        State::Exited { .. } => String::new(),
+        _ => container.record.ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     }
 }
 

@@ -45,7 +45,7 @@ const LARGEST: u64 = 64 << 20;
 
 /// A lock of a whole file, of the open file description (fcntl(2)): children inherit it, and asking for it takes nothing.
 #[expect(clippy::cast_possible_truncation, reason = "both are 0 or 1")]
-const WHOLE: libc::flock = libc::flock {
+pub(crate) const WHOLE: libc::flock = libc::flock {
     l_type: libc::F_WRLCK as libc::c_short,
     l_whence: libc::SEEK_SET as libc::c_short,
     l_start: 0,

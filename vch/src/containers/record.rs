@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::network::publish::Port;
+use crate::transport::Transport;
+
 /// What a container is. Written once, before its VM starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -27,6 +30,32 @@ pub struct Record {
     /// The names of its volumes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<String>,
+    /// The ports of the host that lead to it.
+    #[serde(default)]
+    pub ports: Vec<Port>,
+    /// How its guest is spoken to.
+    #[serde(default)]
+    pub transport: Transport,
+}
+
+impl Record {
+    /// Of a container that has this ID and this name, and nothing else.
+    pub fn new(id: String, name: String) -> Self {
+        Self {
+            id,
+            name,
+            image: String::new(),
+            command: vec![],
+            created: 0,
+            tty: false,
+            stdin: false,
+            stop_signal: libc::SIGTERM,
+            remove: false,
+            volumes: vec![],
+            ports: vec![],
+            transport: Transport::default(),
+        }
+    }
 }
 
 /// How a container is. Replaced as a whole at every change.

@@ -3,18 +3,8 @@
 use super::*;
 
 fn record(name: &str) -> Record {
-    Record {
-        id: crate::random::id().unwrap(),
-        name: name.into(),
-        image: "alpine".into(),
-        command: vec!["true".into()],
-        created: 1,
-        tty: false,
-        stdin: false,
-        stop_signal: 15,
-        remove: false,
-        volumes: vec![],
-    }
+    let record = Record::new(crate::random::id().unwrap(), name.into());
+    Record { image: "alpine".into(), command: vec!["true".into()], created: 1, ..record }
 }
 
 fn fixture() -> (tempfile::TempDir, Containers) {

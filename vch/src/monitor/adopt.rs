@@ -68,15 +68,17 @@ fn resume(kept: &mut Kept, clients: &mut Clients, wires: Wires) -> Result<crate:
         ((SESSION, Stream::Stdout), offsets.stdout),
         ((SESSION, Stream::Stderr), offsets.stderr),
     ]);
+    let lossy = wires.channel.is_lossy();
     let (talk, deadline) = match kept.container.state()? {
         State::Created => {
-            let talk = Conversation::adopting_early(kept.container.machine()?, kept.container.record.stdin)?;
+            let talk =
+                Conversation::adopting_early(kept.container.machine()?, kept.container.record.stdin, lossy)?;
             (talk, Some(Instant::now() + START))
         }
-        State::Running { .. } => (Conversation::adopting(has, Phase::Running)?, None),
+        State::Running { .. } => (Conversation::adopting(has, Phase::Running, lossy)?, None),
         State::Exited { exit, .. } => {
             let status = if exit.oom { ExitStatus::Oom } else { ExitStatus::Code(exit.code) };
-            (Conversation::adopting(has, Phase::Draining(status))?, None)
+            (Conversation::adopting(has, Phase::Draining(status), lossy)?, None)
         }
     };
     let mut relay = Relay::over(talk, wires, &kept.container, clients, &mut kept.log, Clock::start());

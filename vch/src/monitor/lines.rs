@@ -1,6 +1,6 @@
 //! What comes from the VM: the channel, the console, QMP, and QEMU's stderr.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
@@ -8,33 +8,32 @@ use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 
 use super::message::ToClient;
+use super::power_button::Button;
 use super::relay::{AGAIN, CHUNK, ERRORS, LAST_WORDS, Relay, Source};
 use crate::containers::State;
 use crate::conversation::Phase;
 use crate::exit::{End, Outcome};
 use crate::qmp::Event;
+use crate::transport::Arrival;
 
 impl Relay<'_> {
     pub(super) fn flush(&mut self) -> Result<()> {
-        if self.talk.link.output().is_empty() || self.again.is_some() {
-            return Ok(());
-        }
-        match (&self.wires.channel).write(self.talk.link.output()) {
-            Ok(count) => self.talk.link.wrote(count),
-            Err(e) => match e.raw_os_error().map(Errno::from_raw) {
-                // EPIPE: QEMU is gone. What it has sent before is still to be read.
-                Some(Errno::EAGAIN | Errno::EINTR | Errno::EPIPE | Errno::ECONNRESET) => {}
-                _ => return Err(e).context("cannot write to the channel"),
-            },
+        if self.again.is_none() {
+            self.wires.channel.flush(&mut self.talk.link).context("cannot write to the channel")?;
         }
         Ok(())
     }
 
     pub(super) fn channel(&mut self) -> Result<()> {
         let mut chunk = [0; CHUNK];
-        let count = read(Source::Channel, &self.wires.channel, &mut chunk, &mut self.open)?;
+        let arrival = self.wires.channel.read(&mut chunk).context("cannot read from the channel")?;
+        self.open
+            .retain(|open| *open != Source::Channel || !matches!(arrival, Arrival::Went | Arrival::Ended));
+        if arrival == Arrival::Came && !self.open.contains(&Source::Channel) {
+            self.open.push(Source::Channel);
+        }
         let before = self.talk.phase().clone();
-        let received = self.talk.receive(chunk.get(..count).unwrap_or_default());
+        let received = self.talk.receive(arrival, &chunk);
         self.warn_of_damage();
         self.warn_of_victims();
         received?;
@@ -134,6 +133,8 @@ impl Relay<'_> {
         for event in self.monitor.receive(chunk.get(..count).unwrap_or_default()) {
             match event {
                 Event::Shutdown(reason) => self.shutdown = Some(reason),
+                Event::PowerButton if self.button == Button::Up => self.button = Button::Pressed,
+                Event::PowerButton => {}
                 Event::Resumed => self.talk.refresh()?,
                 Event::DiskError { no_space: true, .. } => {
                     return Err(anyhow!(

@@ -17,6 +17,7 @@ use super::clients::{Caller, Clients};
 use super::connection::logged;
 use super::host_clock::HostClock;
 use super::message::ToClient;
+use super::power_button::Button;
 use super::wait;
 use crate::console::Console;
 use crate::containers::Container;
@@ -31,6 +32,8 @@ use crate::vm::Wires;
 
 /// How long the guest may take to unmount and power off. Nothing that it could still do would be kept.
 pub(super) const POWER_OFF: Duration = Duration::from_secs(10);
+/// The same, when it has volumes: what the container has written may be in its memory only.
+pub(super) const WRITE_OUT: Duration = Duration::from_secs(600);
 /// How long a kernel that has panicked may take to reset the machine.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The most that is kept of QEMU's stderr, in bytes.
@@ -86,6 +89,8 @@ pub struct Relay<'a> {
     pub(super) shutdown: Option<String>,
     pub(super) forwarded: Option<Signal>,
     pub(super) deadline: Option<Instant>,
+    /// The machine's power button.
+    pub(super) button: Button,
     /// There was nothing to do at the last look.
     pub(super) idle: bool,
     /// When something is tried again that the host had no room for.
@@ -112,7 +117,7 @@ impl<'a> Relay<'a> {
         clock: Clock,
     ) -> Result<Self> {
         let size = plan.machine.config.process.console_size;
-        let talk = Conversation::new(plan.machine, plan.stdin)?;
+        let talk = Conversation::new(plan.machine, plan.stdin, wires.channel.is_lossy())?;
         let mut relay = Self::over(talk, wires, container, clients, log, clock);
         relay.deadline = Some(Instant::now() + plan.boot_timeout);
         (relay.size, relay.layers) = (size, plan.layers);
@@ -131,7 +136,9 @@ impl<'a> Relay<'a> {
     ) -> Self {
         // The socket is new and empty: it takes these few bytes, or QEMU is gone and the loop will notice.
         let _ = nix::unistd::write(&wires.monitor, CAPABILITIES);
-        let mut open = vec![Source::Channel, Source::Console, Source::Monitor];
+        let mut open = vec![Source::Console, Source::Monitor];
+        // A line that the guest makes comes later.
+        open.extend(wires.channel.is_up().then_some(Source::Channel));
         open.extend(wires.errors.as_ref().map(|_| Source::Errors));
         Self {
             talk,
@@ -149,6 +156,7 @@ impl<'a> Relay<'a> {
             shutdown: None,
             forwarded: None,
             deadline: None,
+            button: Button::default(),
             idle: false,
             again: None,
             boot_timeout: Duration::ZERO,
@@ -184,7 +192,9 @@ impl<'a> Relay<'a> {
                 return Ok(end);
             }
             self.flush()?;
-            let wake = self.deadline.into_iter().chain(self.again).min();
+            self.wires.channel.turn(&mut self.talk.link)?;
+            let due = self.wires.channel.due();
+            let wake = self.deadline.into_iter().chain(self.again).chain(due).chain(self.button.due()).min();
             let ready = wait::ready(&self.interests(), wake)?;
             self.idle = ready.is_empty();
             if self.again.is_some_and(|again| again <= Instant::now()) {
@@ -194,6 +204,9 @@ impl<'a> Relay<'a> {
                 self.handle(source, flags)?;
             }
             if let Some(end) = self.obey()? {
+                return Ok(end);
+            }
+            if let Some(end) = self.power_button()? {
                 return Ok(end);
             }
             self.stdin()?;
@@ -219,9 +232,8 @@ impl<'a> Relay<'a> {
         let is_open = |source| self.open.contains(&source);
         // Nothing is confirmed that could not be written down.
         let sending = !self.talk.link.output().is_empty() && self.again.is_none();
-        let sending = if sending { PollFlags::POLLOUT } else { PollFlags::empty() };
+        let channel = self.wires.channel.interests(sending).into_iter();
         let read = PollFlags::POLLIN;
-        add(Source::Channel, is_open(Source::Channel), self.wires.channel.as_fd(), read | sending);
         let shown = !self.debug || self.clients.are_attentive();
         add(Source::Console, is_open(Source::Console) && shown, self.wires.console.as_fd(), read);
         add(Source::Monitor, is_open(Source::Monitor), self.wires.monitor.as_fd(), read);
@@ -230,6 +242,9 @@ impl<'a> Relay<'a> {
         }
         if let Some(clock) = &self.host_clock {
             add(Source::HostClock, true, clock.fd(), read);
+        }
+        if is_open(Source::Channel) || !self.wires.channel.is_up() {
+            interests.extend(channel.map(|descriptor| (Source::Channel, descriptor)));
         }
         let clients = self.clients.interests().into_iter();
         interests.extend(clients.map(|(caller, descriptor)| (Source::Client(caller), descriptor)));

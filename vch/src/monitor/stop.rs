@@ -7,7 +7,7 @@ use anyhow::Result;
 use protocol::Stage;
 
 use super::message::ToClient;
-use super::relay::{ERRORS, POWER_OFF, Relay};
+use super::relay::{ERRORS, POWER_OFF, Relay, WRITE_OUT};
 use crate::conversation::Phase;
 use crate::exit::End;
 use crate::text::harmless;
@@ -35,7 +35,8 @@ impl Relay<'_> {
         let gone = self.open.is_empty();
         let drained = self.talk.drained();
         if self.talk.acknowledge()? {
-            self.deadline = Some(Instant::now() + POWER_OFF);
+            let patience = if self.has_volumes() { WRITE_OUT } else { POWER_OFF };
+            self.deadline = Some(Instant::now() + patience);
         }
         // What has come in time may have waited for us, not the other way round.
         let late = self.idle && self.deadline.is_some_and(|deadline| deadline <= Instant::now());
@@ -75,6 +76,11 @@ impl Relay<'_> {
                 self.clients.mention(&ToClient::Console(line));
             }
         }
+    }
+
+    /// Whether anything that the guest still does will be kept.
+    pub(super) fn has_volumes(&self) -> bool {
+        !self.container.record.volumes.is_empty()
     }
 
     /// Why the VM is gone: QEMU's word, or a guess.

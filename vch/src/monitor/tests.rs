@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use protocol::{MachineSpec, Stream};
 
 use nix::unistd::pipe;
-use protocol::{Disks, ExitStatus, GuestLink, SPEC_VERSION, ToGuest, ToHost, Uuid};
+use protocol::{Disks, ExitStatus, GuestLink, ToGuest, ToHost, Uuid};
 
 use super::relay::Plan;
 use crate::containers::{Container, Containers, Record};
@@ -21,6 +21,7 @@ use crate::exit::{End, Outcome};
 use crate::layers::OpenLayer;
 use crate::options::RunOptions;
 use crate::stdio::Stdio;
+use crate::transport::Line;
 use crate::vm::Wires;
 
 const MANY: usize = 10 << 20;
@@ -140,30 +141,13 @@ fn plan(boot_timeout: Duration) -> Plan {
     file.set_len(2 * 4096).unwrap();
     image_builder::verity::append(&file, 2 * 4096, [0; 16]).unwrap();
     let layer = OpenLayer::whole(Uuid::nil(), file, "layer 1 of 1".into()).unwrap();
-    let machine = MachineSpec {
-        version: SPEC_VERSION,
-        config: protocol::oci::Spec::default(),
-        disks: Disks { layers: vec![layer.spec(true).unwrap()], scratch: Uuid::nil() },
-        user: None,
-        init: true,
-        volumes: vec![],
-    };
+    let disks = Disks { layers: vec![layer.spec(true).unwrap()], scratch: Uuid::nil() };
+    let machine = MachineSpec { init: true, ..MachineSpec::new(protocol::oci::Spec::default(), disks) };
     Plan { machine, layers: vec![layer], stdin: true, debug: false, boot_timeout }
 }
 
 fn container(store: &std::path::Path) -> Container {
-    let record = Record {
-        id: crate::random::id().unwrap(),
-        name: "web".into(),
-        image: "image".into(),
-        command: vec![],
-        created: 0,
-        tty: false,
-        stdin: true,
-        stop_signal: 15,
-        remove: false,
-        volumes: vec![],
-    };
+    let record = Record { stdin: true, ..Record::new(crate::random::id().unwrap(), "web".into()) };
     Containers::of(store).create(record).unwrap()
 }
 
@@ -180,6 +164,7 @@ fn between(
     };
     let ((channel, theirs), (console, their_console), (monitor, their_monitor)) = (pair(), pair(), pair());
     let (errors, their_errors) = pipe().unwrap();
+    let channel = Line::stream(channel, false);
     let wires = Wires { channel, console, monitor, errors: Some(errors) };
     let far = Guest {
         link: GuestLink::guest(),

@@ -111,7 +111,7 @@ fn the_rest_is_dockers() {
     let image = ConfigBuilder::default().cmd(words("sh")).build().unwrap();
     let spec = composed(&image, &RunOptions::new("img")).unwrap();
     let config = spec.config;
-    assert_eq!((spec.version, spec.disks), (SPEC_VERSION, disks()));
+    assert_eq!((spec.version, spec.disks), (protocol::SPEC_VERSION, disks()));
     assert_eq!(config.root.path, "rootfs");
     let capabilities = config.process.capabilities.unwrap();
     assert_eq!(capabilities.bounding.len(), 14);

@@ -189,9 +189,11 @@ impl Bench {
         let accel = vch::accel::choose(options.accel)?;
         let boot = vch::boot::Boot::find(&options, accel)?;
         let scratch = tempfile::tempfile().context("making a temporary file")?;
+        // The interface is a part of the machine that every kernel looks at.
+        let network = vch::network::Host::open(&options.network, "", &[], &self.folder)?;
         let (before, start) = (cpu_of_children()?, Instant::now());
         let (mut vm, mut wires) =
-            vch::vm::Vm::start("floor", None, &options, accel, &boot, &scratch, &[], &[])?;
+            vch::vm::Vm::start("floor", None, &options, accel, &boot, &scratch, &[], &[], &[], &network)?;
         if let Some(trouble) = vm.wait()? {
             bail!("the floor's VM: {trouble}");
         }

@@ -1,0 +1,200 @@
+//! Docker's options about what a container may do and use, as `vch run` takes them.
+
+use crate::harness::{Test, command_with_store, eventually, run, shell, temporary, vch};
+use crate::tests;
+use anyhow::{Result, ensure};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+pub fn tests() -> Vec<Test> {
+    tests![defaults, options, privileged, a_fork_bomb, a_frozen_container]
+}
+
+/// Runs the script and compares what it says, `NAME=VALUE` lines.
+fn says(options: &vch::RunOptions, wanted: &[(&str, &str)]) -> Result<()> {
+    let ran = run(options)?;
+    let text = ran.out();
+    let said: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once('=')).collect();
+    for (name, value) in wanted {
+        ensure!(
+            said.get(name) == Some(value),
+            "{name} is {:?}, not {value:?}: {ran:?}\n{text}",
+            said.get(name)
+        );
+    }
+    Ok(())
+}
+
+const FACTS: &str = r#"
+    field() { grep -w "$1" /proc/self/status | tr -dc 0-9a-f; }
+    echo "caps=$(field CapBnd | tail -c 16)"
+    echo "seccomp=$(grep -w Seccomp: /proc/self/status | tr -dc 0-9)"
+    echo "nnp=$(grep NoNewPrivs /proc/self/status | tr -dc 0-9)"
+    why() { "$@" 2>&1 >/dev/null | grep -ioE 'not permitted|read-only|permission denied' | head -1 | tr A-Z a-z; }
+    echo "mount=$(why mount -t tmpfs none /mnt)"
+    echo "unshare=$(why unshare -U true)"
+    mknod /a-disk b $(cat /sys/block/vda/dev | tr : ' ')
+    echo "disk=$(why dd if=/a-disk of=/dev/null bs=512 count=1)"
+    echo "sys=$(why sh -c 'echo 1 > /sys/kernel/mm/ksm/run')"
+    echo "kcore=$(head -c 1 /proc/kcore 2>/dev/null | wc -c)"
+    echo "cgroup=$(why mkdir /sys/fs/cgroup/mine)"
+"#;
+
+fn defaults() -> Result<()> {
+    let mut options = shell(FACTS);
+    options.security.cap_add = vec!["sys_admin".into()]; // so that it is the filter and the mounts that deny
+    options.security.cap_drop = vec!["CAP_CHOWN".into()];
+    let wanted = [
+        ("caps", "00000000a82425fa"),
+        ("seccomp", "2"),
+        ("nnp", "0"),
+        ("mount", ""),
+        ("disk", "not permitted"),
+        ("sys", "read-only"),
+        ("kcore", "0"),
+        ("cgroup", "read-only"),
+    ];
+    says(&options, &wanted)?;
+    let wanted = [("caps", "00000000a80425fb"), ("mount", "permission denied"), ("unshare", "not permitted")];
+    says(&shell(FACTS), &wanted)
+}
+
+fn privileged() -> Result<()> {
+    let more = "[ -b /dev/vda ] && echo devices=all; echo null=$(stat -c %t:%T /dev/null); kill -0 1 && echo alive=yes";
+    let mut options = shell(&format!("{FACTS}{more}"));
+    options.security.privileged = true;
+    let wanted = [
+        ("caps", "000001ffffffffff"),
+        ("seccomp", "0"),
+        ("mount", ""),
+        ("unshare", ""),
+        ("disk", ""),
+        ("sys", ""),
+        ("cgroup", ""),
+        ("devices", "all"),
+        ("null", "1:3"),
+        ("alive", "yes"),
+    ];
+    says(&options, &wanted)
+}
+
+fn options() -> Result<()> {
+    let script = r#"
+        echo "caps=$(grep CapEff /proc/self/status | cut -f2)"
+        echo "seccomp=$(grep -w Seccomp: /proc/self/status | tr -dc 0-9)"
+        echo "nnp=$(grep NoNewPrivs /proc/self/status | tr -dc 0-9)"
+        echo "mkdir=$(mkdir /d 2>&1 | grep -o 'Operation not supported')"
+        echo "files=$(ulimit -n) $(ulimit -Hn)"
+        echo "sysctl=$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start)"
+        echo "tmpfs=$(grep ' /scratch ' /proc/mounts | cut -d' ' -f4 | cut -d, -f1-4)"
+        echo "shm=$(grep ' /dev/shm ' /proc/mounts | grep -o 'size=[0-9]*k')"
+        echo "groups=$(id -G)"
+        echo "domain=$(cat /proc/sys/kernel/domainname)"
+        echo "oom=$(cat /proc/self/oom_score_adj)"
+        echo "pids=$(cat /sys/fs/cgroup/pids.max)"
+        echo "quota=$(cat /sys/fs/cgroup/cpu.max)"
+        echo "cpus=$(nproc)"
+        echo "cpuset=$(grep Cpus_allowed_list /proc/self/status | cut -f2)"
+        echo "env=$A|$B|$C"
+        echo "log=$(stat -c '%F %t:%T' /dev/log-of-mine)"
+        echo "kcore=$(head -c 1 /proc/kcore | wc -c)"
+    "#;
+    let dir = temporary()?;
+    let (profile, env) = (dir.path().join("profile.json"), dir.path().join("env"));
+    let json = r#"{ "defaultAction": "SCMP_ACT_ALLOW", "archMap": [{ "architecture": "SCMP_ARCH_X86_64", "subArchitectures": null }],
+        "syscalls": [{ "names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95, "includes": { "minKernel": "4.8" } }] }"#;
+    std::fs::write(&profile, json)?;
+    std::fs::write(&env, "# comment\nA=file\nB=file\n")?;
+    let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut options = shell(script);
+    options.cpus = 1.5;
+    options.security.cap_drop = texts(&["all"]);
+    options.security.cap_add = texts(&["chown", "CAP_KILL"]);
+    let seccomp = format!("seccomp={}", profile.display());
+    options.security.security_opt =
+        texts(&[&seccomp, "no-new-privileges", "apparmor=unconfined", "label=disable"]);
+    options.security.device = texts(&["/dev/kmsg:/dev/log-of-mine:w"]);
+    options.security.group_add = texts(&["nogroup", "4711"]);
+    options.limits.ulimit = texts(&["nofile=99:100"]);
+    options.limits.sysctl = texts(&["net.ipv4.ip_unprivileged_port_start=81"]);
+    options.limits.tmpfs = texts(&["/scratch:exec,size=1m"]);
+    options.limits.shm_size = Some(8 << 20);
+    options.limits.oom_score_adj = Some(-7);
+    options.limits.pids_limit = Some(123);
+    options.limits.memory_swap = Some("-1".into());
+    options.limits.cpuset_cpus = Some("1".into());
+    options.network.domainname = Some("the-domain".into());
+    options.process.env_file = vec![env];
+    options.env = texts(&["B=option", "C="]);
+    let wanted = [
+        ("caps", "0000000000000021"),
+        ("seccomp", "2"),
+        ("nnp", "1"),
+        ("mkdir", "Operation not supported"),
+        ("files", "99 100"),
+        ("sysctl", "81"),
+        ("tmpfs", "rw,nosuid,nodev,relatime"),
+        ("shm", "size=8192k"),
+        ("domain", "the-domain"),
+        ("oom", "-7"),
+        ("pids", "123"),
+        ("quota", "150000 100000"),
+        ("cpus", "1"),
+        ("cpuset", "1"),
+        ("env", "file|option|"),
+        ("log", "character special file 1:b"),
+        ("kcore", "0"),
+    ];
+    says(&options, &wanted)?;
+    let groups = run(&{
+        let mut options = shell("id -G");
+        options.security.group_add = texts(&["nogroup", "4711"]);
+        options
+    })?;
+    ensure!(groups.out().trim_end().ends_with("4711 65534"), "{groups:?}");
+    Ok(())
+}
+
+/// `vch COMMAND --store STORE ARGUMENTS`.
+fn cli(store: &Path, arguments: &[&str]) -> Result<Output> {
+    let mut command = Command::new(vch());
+    command.arg(arguments[0]).arg("--store").arg(store).args(&arguments[1..]).stdin(Stdio::null());
+    Ok(command.output()?)
+}
+
+/// Starts a container in the background, and waits for its first word.
+fn start(store: &Path, name: &str, options: &[&str], script: &str) -> Result<()> {
+    let mut command = command_with_store(store, name, &[&["-d"], options].concat(), &["sh", "-c", script]);
+    let output = command.output()?;
+    ensure!(output.status.success(), "{output:?}");
+    eventually("its first word", || cli(store, &["logs", name]).is_ok_and(|output| !output.stdout.is_empty()))
+}
+
+/// Forks without end, and is stopped all the same.
+fn a_fork_bomb() -> Result<()> {
+    let store = temporary()?;
+    let bomb = "echo up; bomb() { bomb & bomb & while :; do sleep 1; done; }; bomb";
+    start(store.path(), "bomb", &["--pids-limit", "40"], bomb)?;
+    eventually("the limit is reached", || {
+        cli(store.path(), &["logs", "bomb"]).is_ok_and(|output| {
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).contains("can't fork")
+        })
+    })?;
+    let output = cli(store.path(), &["stop", "-t", "1", "bomb"])?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(())
+}
+
+/// One that has frozen itself, and would not heed a signal anyway.
+fn a_frozen_container() -> Result<()> {
+    let store = temporary()?;
+    let script = "trap '' TERM; echo freezing; echo 1 > /sys/fs/cgroup/cgroup.freeze; echo not frozen; while :; do sleep 1; done";
+    // No --rm: what it said is read when it has ended.
+    start(store.path(), "frozen", &["--privileged"], script)?;
+    let before = cli(store.path(), &["logs", "frozen"])?;
+    ensure!(before.stdout == b"freezing\n", "{before:?}");
+    let output = cli(store.path(), &["stop", "-t", "1", "frozen"])?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(())
+}

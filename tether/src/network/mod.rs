@@ -1,0 +1,161 @@
+//! The machine's network: interfaces, known by their MAC address and set up by netlink, DHCP leases, and the files in `/etc`
+//! that tell of it.
+//!
+//! - [`netlink`]: the kernel's messages; [`links`]: interfaces, addresses, routes
+//! - [`dhcp`]: the client as a state machine; [`leases`]: its sockets and timers
+//! - [`files`]: `/etc/hosts` and its like
+
+pub mod dhcp;
+pub mod files;
+mod leases;
+mod links;
+mod netlink;
+
+use crate::failure::{Context, Failure};
+use crate::uevents::{DEADLINE, Uevents};
+use crate::{modules, namespaces, power};
+use files::{Files, Known};
+use leases::Leases;
+use links::Link;
+use netlink::Netlink;
+use protocol::oci::NamespaceKind;
+use protocol::{MachineSpec, Stage};
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+
+/// The network, as far as it goes on after the start.
+pub struct Network {
+    leases: Option<Leases>,
+    files: Option<Files>,
+}
+
+/// Loads the modules for interfaces, if the machine has any.
+pub fn load_modules(machine: &MachineSpec) -> Result<(), Failure> {
+    if machine.network.nics.is_empty() { Ok(()) } else { modules::load_network() }
+}
+
+impl Network {
+    /// Sets up the interfaces, and begins to ask DHCP servers.
+    pub fn begin(machine: &MachineSpec) -> Result<Self, Failure> {
+        let network = &machine.network;
+        network.check().map_err(|why| Failure::new(Stage::Network, why))?;
+        if !network.nics.is_empty() && namespaces::wants(&machine.config, NamespaceKind::Network) {
+            let why = "network.nics: the interfaces are the VM's, and \"network\" in linux.namespaces keeps the container \
+                       from them: leave out one of both";
+            return Err(Failure::new(Stage::Network, why));
+        }
+        let mut leases = None;
+        if !network.nics.is_empty() {
+            let mut netlink = Netlink::open().at(Stage::Network, || "opening a netlink socket")?;
+            let mut links = wait_for_links(&mut netlink, machine)?;
+            for nic in &network.nics {
+                let index = links::bring_up(&mut netlink, &mut links, nic)?;
+                for address in &nic.addresses {
+                    links::add_address(&mut netlink, index, *address)
+                        .at(Stage::Network, || format!("{}: adding address {address}", nic.name))?;
+                }
+                for route in &nic.routes {
+                    links::add_route(&mut netlink, index, route, false).at(Stage::Network, || {
+                        format!("{}: adding a route to {}{}", nic.name, route.to, by(route.via))
+                    })?;
+                }
+                if nic.dhcp {
+                    let leases = match &mut leases {
+                        Some(leases) => leases,
+                        none => none.insert(Leases::new()?),
+                    };
+                    leases.ask(nic, index, machine.config.hostname.as_deref())?;
+                }
+            }
+        }
+        Ok(Self { leases, files: None })
+    }
+
+    /// Waits for what the container needs of it, and writes the files.
+    pub fn finish(&mut self, machine: &MachineSpec) -> Result<(), Failure> {
+        if let Some(leases) = &mut self.leases {
+            leases.wait()?;
+        }
+        if machine.network.names.is_some() {
+            Files::make_room()?;
+        }
+        self.write_files(machine)
+    }
+
+    /// Readable when there is something to [do](Self::serve); none if there never is.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.leases.as_ref().map(Leases::fd)
+    }
+
+    /// Does what has to be done by now. What goes wrong is only said: the container runs.
+    pub fn serve(&mut self, machine: &MachineSpec) {
+        if self.leases.as_mut().is_some_and(Leases::serve)
+            && let Err(failure) = self.write_files(machine)
+        {
+            power::say(&failure.to_string());
+        }
+    }
+
+    /// Gives leases back: the machine ends.
+    pub fn release(&mut self) {
+        if let Some(leases) = &mut self.leases {
+            leases.release();
+        }
+    }
+
+    fn write_files(&mut self, machine: &MachineSpec) -> Result<(), Failure> {
+        let MachineSpec { config, network, .. } = machine;
+        let Some(names) = &network.names else { return Ok(()) };
+        let (dns, search) =
+            self.leases.as_ref().map_or_else(Default::default, |all| (all.dns(), all.search()));
+        let files = Files::compose(names, config, &Known { own: self.own_addresses(machine), dns, search });
+        files.write(self.files.as_ref())?;
+        self.files = Some(files);
+        Ok(())
+    }
+
+    /// Those of the first interface that has any, one of each version.
+    fn own_addresses(&self, machine: &MachineSpec) -> Vec<IpAddr> {
+        let leased = |name: &str| self.leases.as_ref().and_then(|leases| leases.address(name));
+        let of_nic = |nic: &protocol::network::Nic| {
+            let all = || nic.addresses.iter().map(|address| address.ip);
+            let v4 = all().find(IpAddr::is_ipv4).or_else(|| leased(&nic.name));
+            v4.into_iter().chain(all().find(IpAddr::is_ipv6)).collect::<Vec<_>>()
+        };
+        machine.network.nics.iter().map(of_nic).find(|own| !own.is_empty()).unwrap_or_default()
+    }
+}
+
+fn by(via: Option<IpAddr>) -> String {
+    via.map_or_else(String::new, |via| format!(" by {via}"))
+}
+
+/// All interfaces, once those that the machine shall have are there.
+fn wait_for_links(netlink: &mut Netlink, machine: &MachineSpec) -> Result<Vec<Link>, Failure> {
+    let events = Uevents::open()?;
+    let mut seen = vec![];
+    let missing = |seen: &[Link]| {
+        let mut nics = machine.network.nics.iter();
+        nics.find(|nic| links::position(seen, nic.mac).is_none()).cloned()
+    };
+    let found = events.wait_for(|| {
+        seen = links::list(netlink)?;
+        Ok(missing(&seen).is_none().then_some(()))
+    })?;
+    match (found, missing(&seen)) {
+        (None, Some(nic)) => {
+            let there: Vec<_> = seen.iter().map(|link| link.name.as_str()).collect();
+            Err(Failure::new(
+                Stage::Network,
+                format!(
+                    "no network interface with the MAC address {} ({}) within {} s; those that are there: {}",
+                    nic.mac,
+                    nic.name,
+                    DEADLINE.as_secs(),
+                    there.join(", ")
+                ),
+            ))
+        }
+        _ => Ok(seen),
+    }
+}
