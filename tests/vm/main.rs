@@ -12,6 +12,7 @@ mod control;
 #[path = "../conformance/corpus.rs"]
 mod corpus;
 mod corpus_in_a_vm;
+mod end;
 mod exec;
 mod exec_cli;
 mod exec_host;
@@ -27,13 +28,16 @@ mod layers;
 #[path = "../conformance/listing.rs"]
 mod listing;
 mod monitor;
+mod network;
 mod oci;
 mod privileges;
 mod reconnect;
 mod signals;
 mod stdio;
+mod streams;
 mod terminal;
 mod verity;
+mod volumes;
 
 use harness::Test;
 
@@ -42,6 +46,7 @@ fn main() {
         config::tests(),
         control::tests(),
         corpus_in_a_vm::tests(),
+        end::tests(),
         exec::tests(),
         exec_cli::tests(),
         failures::tests(),
@@ -50,13 +55,16 @@ fn main() {
         iso::tests(),
         layers::tests(),
         monitor::tests(),
+        network::tests(),
         oci::tests(),
         privileges::tests(),
         reconnect::tests(),
         signals::tests(),
         stdio::tests(),
+        streams::tests(),
         terminal::tests(),
         verity::tests(),
+        volumes::tests(),
     ]
     .into_iter()
     .flatten()

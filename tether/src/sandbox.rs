@@ -35,7 +35,7 @@ pub fn enter(
     setsid().at(Config, || "starting a session")?;
     reset_signals().at(Config, || "resetting signals")?;
     cgroup.enter()?;
-    let mut volumes = volumes::Detached::prepare(&machine.volumes)?;
+    let mut volumes = volumes::Detached::prepare(machine)?;
     scheduling::apply(process)?;
     lsm::apply(process)?;
     namespaces::enter(config)?;
