@@ -204,8 +204,8 @@ fn a_fork_bomb() -> Result<()> {
 /// One that has frozen itself, and would not heed a signal anyway.
 fn a_frozen_container() -> Result<()> {
     let script = "trap '' TERM; echo freezing; echo 1 > /sys/fs/cgroup/cgroup.freeze; echo not frozen; while :; do sleep 1; done";
-    let container = background("frozen", &["--privileged"], script)?;
-    container.said(&["stop", "-t", "1", container.name])?;
+    let container = background("frozen", &["--privileged", "--stop-timeout", "1"], script)?;
+    container.said(&["stop", container.name])?;
     let log = container.said(&["logs", container.name])?;
     ensure!(log == "freezing\n", "{log}");
     Ok(())
