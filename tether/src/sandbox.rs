@@ -95,7 +95,7 @@ pub fn join(
     }
     drop(pidfd);
     umask(Mode::empty());
-    let resolved = user::resolve(user.as_deref(), &[], &process.user)?;
+    let resolved = user::resolve(user.as_deref(), container.groups, &process.user)?;
     install(process, &resolved, stdio, reporter, false)?;
     become_process(process, &resolved, user.is_some(), container.seccomp, reporter)
 }

@@ -234,8 +234,8 @@ impl<'a> Relay<'a> {
         if phase == Phase::Starting {
             return self.channel.refuse(id, Failure::new(Stage::Run, "the container does not run yet"));
         }
-        let MachineSpec { config, seccomp, .. } = self.machine;
-        let container = Container { pid, config, cgroup: self.cgroup, seccomp: seccomp.as_ref() };
+        let MachineSpec { config, groups, seccomp, .. } = self.machine;
+        let container = Container { pid, config, groups, cgroup: self.cgroup, seccomp: seccomp.as_ref() };
         match process::exec(exec, &container) {
             Ok(process) => {
                 self.childless = false;
