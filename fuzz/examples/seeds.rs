@@ -36,6 +36,7 @@ fn main() -> std::io::Result<()> {
     image_builder::erofs::write_layer(&everything()[..], [9; 16], &mut disk).expect("a good layer");
     seed("disk", "erofs", disk.get_ref())?;
     seed("disk", "ext4", &ext4())?;
+    seed("dhcp", "lease", &[dhcp(2), dhcp(5)].concat())?;
     seed("layout", "image", LAYOUT.replace('\n', "").replace('|', "\0").as_bytes())?;
     seed(
         "reference",
@@ -78,6 +79,8 @@ fn guest_session() -> Vec<u8> {
     send(&mut guest, ToHost::Ready { tether: "0.1".to_owned(), timeline: timeline.clone() });
     send(&mut guest, ToHost::Started { timeline: timeline.clone() });
     send(&mut guest, ToHost::Damaged { layer: 0, block: 77 });
+    send(&mut guest, ToHost::Stats(protocol::Stats { pids: 3, ..Default::default() }));
+    send(&mut guest, ToHost::OutOfMemory { pid: 9, name: "sh".to_owned() });
     for stream in [Stream::Stdout, Stream::Stderr, Stream::Stdout] {
         let _ = guest.fill(0, stream, |room| {
             room[..5].copy_from_slice(b"hello");
@@ -95,6 +98,22 @@ fn guest_session() -> Vec<u8> {
     guest.knock();
     said.extend(channel::exchange(&mut host, &mut guest));
     said
+}
+
+/// A server's packet, with no time before it: an offer (2), an acknowledgement (5).
+fn dhcp(kind: u8) -> Vec<u8> {
+    let mut packet = vec![2, 1, 6];
+    packet.resize(16, 0);
+    packet.extend([10, 0, 0, 7]);
+    packet.resize(236, 0);
+    packet.extend([
+        99, 130, 83, 99, 53, 1, kind, 54, 4, 10, 0, 0, 1, 51, 4, 0, 0, 14, 16, 1, 4, 255, 255, 255, 0,
+    ]);
+    packet
+        .extend([3, 4, 10, 0, 0, 1, 6, 4, 10, 0, 0, 3, 26, 2, 5, 120, 58, 4, 0, 0, 0, 9, 59, 4, 0, 0, 0, 99]);
+    packet.extend([121, 9, 24, 10, 1, 2, 10, 0, 0, 2, 0, 15, 4, b'l', b'a', b'b', b'.', 255]);
+    let length = u16::try_from(packet.len()).expect("a short packet").to_le_bytes();
+    [&[0, 0], &length[..], &packet].concat()
 }
 
 fn network() -> protocol::network::Network {
@@ -156,6 +175,7 @@ fn host_session(checked: bool) -> Vec<u8> {
         ToGuest::Signal { session: 0, signal: 15 },
         ToGuest::Resize { session: 0, height: 24, width: 80 },
         ToGuest::Clock(2),
+        ToGuest::Stats,
         ToGuest::Seed(protocol::Seed([4; 32])),
         ToGuest::Acknowledged,
     ] {

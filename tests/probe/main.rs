@@ -7,6 +7,7 @@ mod tree;
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
 use orphans::orphans;
 use std::io::IoSlice;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("stdout-in-flight") => stdout_in_flight(),
+        Some("udp-echo") => udp_echo(&std::env::args().nth(2).unwrap_or_default()),
         Some("orphans") => orphans(std::env::args().nth(2).and_then(|count| count.parse().ok()).unwrap_or(1)),
         Some("tree") => tree_of(&std::env::args().nth(2).unwrap_or_default()),
         other => {
@@ -38,6 +40,20 @@ fn stdout_in_flight() -> ExitCode {
     }
     println!("hello");
     ExitCode::from(5)
+}
+
+/// Says `listening`, and sends each datagram that comes to this port back to where it is from, without end.
+fn udp_echo(port: &str) -> ExitCode {
+    let socket = port.parse().ok().and_then(|port: u16| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).ok());
+    let Some(socket) = socket else { return ExitCode::FAILURE };
+    println!("listening");
+    let mut datagram = [0; 2048];
+    loop {
+        if let Ok((length, from)) = socket.recv_from(&mut datagram) {
+            // It may be lost, as datagrams are.
+            let _ = socket.send_to(&datagram[..length], from);
+        }
+    }
 }
 
 /// Prints the tree below `root`, see [`tree::list`].

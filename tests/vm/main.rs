@@ -28,11 +28,13 @@ mod layers;
 #[path = "../conformance/listing.rs"]
 mod listing;
 mod monitor;
+mod network;
 mod oci;
 mod privileges;
 mod reconnect;
 mod signals;
 mod stdio;
+mod streams;
 mod terminal;
 mod verity;
 mod volumes;
@@ -53,11 +55,13 @@ fn main() {
         iso::tests(),
         layers::tests(),
         monitor::tests(),
+        network::tests(),
         oci::tests(),
         privileges::tests(),
         reconnect::tests(),
         signals::tests(),
         stdio::tests(),
+        streams::tests(),
         terminal::tests(),
         verity::tests(),
         volumes::tests(),

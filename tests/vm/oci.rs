@@ -65,9 +65,10 @@ fn machine_fields() -> Result<()> {
 fn network_namespace() -> Result<()> {
     let script = "ls /sys/class/net; ip addr show lo | grep -c 127.0.0.1/8; readlink /proc/self/ns/net";
     let own = run_changed(script, |machine| {
+        machine.network.nics.clear();
         machine.config.linux.namespaces.push(Namespace { kind: NamespaceKind::Network });
     })?;
-    let shared = run_changed(script, |_| {})?;
+    let shared = run_changed(script, |machine| machine.network.nics.clear())?;
     ensure!(own.starts_with("lo\n1\nnet:["), "{own}");
     ensure!(own != shared, "both are in {shared}");
     Ok(())

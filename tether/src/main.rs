@@ -43,6 +43,7 @@ mod root;
 mod sandbox;
 mod scheduling;
 mod seccomp;
+mod statistics;
 mod stdio;
 mod timeline;
 mod uevents;
@@ -166,7 +167,7 @@ fn receive_start(channel: &mut Channel) -> Result<Start, Failure> {
                 continue;
             }
             // Said anew by a host that comes back; the start has newer ones.
-            ToGuest::Clock(_) | ToGuest::Seed(_) => continue,
+            ToGuest::Clock(_) | ToGuest::Seed(_) | ToGuest::Stats => continue,
             other => Err(Failure::new(Stage::Spec, format!("expected a start message, got {other:?}"))),
         };
     }

@@ -54,7 +54,6 @@ pub fn compose(
         annotations: words::labels(image, &options.process.label_file, &options.process.label)?,
         mounts: defaults::mounts(),
         linux: defaults::linux(),
-        ..Spec::default()
     };
     // No user is root with all of root's groups, as in docker.
     let user = options.user.as_ref().or(image.user().as_ref()).filter(|user| !user.is_empty());

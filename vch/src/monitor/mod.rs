@@ -282,7 +282,7 @@ fn interrupted(clients: &mut Clients) -> Result<Option<Signal>> {
                 Ok(signal) => return Ok(Some(signal)),
             },
             ToMonitor::Closed(_) | ToMonitor::Stop => return Ok(Some(Signal::SIGKILL)),
-            ToMonitor::Attach(_) | ToMonitor::Exec(_) | ToMonitor::Resize { .. } => {}
+            _ => {}
         }
     }
     Ok(clients.is_empty().then_some(Signal::SIGHUP))

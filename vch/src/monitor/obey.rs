@@ -21,7 +21,7 @@ impl Relay<'_> {
                 ToMonitor::Closed(stream) => Some(End::Closed(stream)),
                 ToMonitor::Stop => Some(End::Killed(Signal::SIGKILL)),
                 // Taken down already.
-                ToMonitor::Attach(_) | ToMonitor::Exec(_) => None,
+                ToMonitor::Attach(_) | ToMonitor::Exec(_) | ToMonitor::Stats => None,
             };
             if end.is_some() {
                 return Ok(end);
@@ -63,6 +63,21 @@ impl Relay<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Asks the guest what it uses, for those who want to know, and tells them its answer.
+    pub(super) fn stats(&mut self) -> Result<()> {
+        if let Some(stats) = self.talk.stats.take() {
+            self.clients.give_stats(stats);
+        }
+        if *self.talk.phase() == Phase::Running
+            && self.talk.is_connected()
+            && self.clients.want_stats()
+            && self.talk.link.unheard() < CHUNK
+        {
+            self.talk.ask()?;
+        }
+        Ok(())
     }
 
     pub(super) fn stdin(&mut self) -> Result<()> {

@@ -23,6 +23,7 @@ use crate::console::Console;
 use crate::containers::Container;
 use crate::conversation::{Conversation, Phase, SESSION};
 use crate::exit::{End, Outcome};
+use crate::guest_log::GuestLog;
 use crate::layers::OpenLayer;
 use crate::log::Writer;
 use crate::qmp::{CAPABILITIES, Monitor};
@@ -77,6 +78,7 @@ pub struct Relay<'a> {
     pub(super) clients: &'a mut Clients,
     pub(super) log: &'a mut Writer,
     pub(super) console: Console,
+    pub(super) guest_log: GuestLog,
     pub(super) monitor: Monitor,
     /// None where it cannot be watched.
     host_clock: Option<HostClock>,
@@ -146,6 +148,7 @@ impl<'a> Relay<'a> {
             clients,
             log,
             console: Console::default(),
+            guest_log: GuestLog::of(&container.dir),
             monitor: Monitor::default(),
             host_clock: HostClock::watch().ok(),
             errors: Vec::new(),
@@ -170,7 +173,9 @@ impl<'a> Relay<'a> {
     /// The VM ended without an exit report, did not come up in time, or lied: [`Gone`](super::stop::Gone) where the VM has
     /// ended by itself.
     pub fn run(mut self) -> Result<Outcome> {
-        let end = self.turn_until_the_end()?;
+        let end = self.turn_until_the_end();
+        self.show_last_words(&end);
+        let end = end?;
         self.clock.step("the VM has ended");
         Ok(Outcome {
             end,
@@ -205,6 +210,7 @@ impl<'a> Relay<'a> {
                 return Ok(end);
             }
             self.stdin()?;
+            self.stats()?;
             self.clients.execs.turn(&self.container.record.name, &mut self.talk)?;
             for stream in OUTPUTS {
                 self.output(stream);

@@ -200,7 +200,8 @@ fn lease(address: Ipv4Addr, options: &[u8]) -> Option<Lease> {
     // Times that are out of order are the server's mistake: the usual ones are taken.
     let part = |of: u64| u32::try_from(u64::from(seconds) * of / 8).unwrap_or(u32::MAX);
     let rebind = number(REBIND).filter(|rebind| *rebind < seconds).unwrap_or(part(7));
-    let renew = number(RENEW).filter(|renew| *renew < rebind).unwrap_or(part(4).min(rebind));
+    // Never at once: each answer would be followed by the next request.
+    let renew = number(RENEW).filter(|renew| *renew < rebind).unwrap_or(part(4).min(rebind)).max(1);
     let mtu = option(options, MTU);
     let mtu = <[u8; 2]>::try_from(&mtu[..]).ok().map(|mtu| u32::from(u16::from_be_bytes(mtu)));
     Some(Lease {

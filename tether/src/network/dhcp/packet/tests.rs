@@ -102,6 +102,7 @@ fn odd_values_do_no_harm() {
     assert_eq!(times(&[0, 0, 0, 30], &[0, 0, 0, 20]), (20, 20));
     assert_eq!(times(&[0, 0, 0, 90], &[0, 0, 0, 100]), (50, 87));
     assert_eq!(times(&[0; 9], &[1]), (50, 87));
+    assert_eq!(times(&[0; 4], &[0; 4]).0, 1);
     let forever = with(&[(LEASE, &[0xff; 4])]).unwrap();
     assert!(forever.renew < forever.rebind && forever.rebind < forever.seconds);
 }
