@@ -79,6 +79,8 @@ fn guest_session() -> Vec<u8> {
     send(&mut guest, ToHost::Ready { tether: "0.1".to_owned(), timeline: timeline.clone() });
     send(&mut guest, ToHost::Started { timeline: timeline.clone() });
     send(&mut guest, ToHost::Damaged { layer: 0, block: 77 });
+    send(&mut guest, ToHost::Stats(protocol::Stats { pids: 3, ..Default::default() }));
+    send(&mut guest, ToHost::OutOfMemory { pid: 9, name: "sh".to_owned() });
     for stream in [Stream::Stdout, Stream::Stderr, Stream::Stdout] {
         let _ = guest.fill(0, stream, |room| {
             room[..5].copy_from_slice(b"hello");
@@ -175,6 +177,7 @@ fn host_session(checked: bool) -> Vec<u8> {
         ToGuest::Signal { session: 0, signal: 15 },
         ToGuest::Resize { session: 0, height: 24, width: 80 },
         ToGuest::Clock(2),
+        ToGuest::Stats,
         ToGuest::Seed(protocol::Seed([4; 32])),
         ToGuest::Acknowledged,
     ] {

@@ -42,8 +42,10 @@ pub use error::ProtocolError;
 pub use frame::Stream;
 pub use line::State;
 pub use link::{CHECKED_HIGH_WATER, Event, GuestLink, HIGH_WATER, HostLink, Link};
-pub use machine::{Disks, GuestDevice, Layer, MachineSpec, RootHash, SPEC_VERSION, Seccomp, Verity, Volume};
-pub use message::{Exec, ExitStatus, Failure, Report, Seed, Stage, Start, Step, ToGuest, ToHost};
+pub use machine::{
+    Disks, GuestDevice, Layer, MachineSpec, RootHash, SPEC_VERSION, Seccomp, Share, Verity, Volume,
+};
+pub use message::{Exec, ExitStatus, Failure, Report, Seed, Stage, Start, Stats, Step, ToGuest, ToHost};
 pub use patience::Patience;
 pub use resume::MOST_SESSIONS;
 pub use session::{EXEC_WINDOW, WINDOW};

@@ -226,6 +226,8 @@ impl Line {
         match self.side {
             Side::Host if self.checked => self.greet(true),
             Side::Host => return Err(bad.into()),
+            // So begins a dirty hello. A knock would be answered by another one, and that by another knock, for ever.
+            Side::Guest if matches!(bad, BadFrame::Magic([0, _])) => self.state = State::Waiting,
             Side::Guest if self.checked => self.knock(true),
             // Another host has taken the line over in the middle of a frame; its hello is still to come.
             Side::Guest => self.state = State::Waiting,

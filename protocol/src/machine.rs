@@ -43,9 +43,12 @@ pub struct MachineSpec {
     /// Interfaces, and what `/etc/hosts` and its like say.
     #[serde(default)]
     pub network: Network,
-    /// Disks that keep what is written to them, mounted in this order, which has what is above before what is below.
+    /// Disks that keep what is written to them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
+    /// Folders and files of the host's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<Share>,
 }
 
 impl MachineSpec {
@@ -62,6 +65,7 @@ impl MachineSpec {
             init: false,
             network: Network::default(),
             volumes: Vec::new(),
+            shares: Vec::new(),
         }
     }
 }
@@ -129,6 +133,22 @@ pub struct Volume {
     /// Whether it shall not get what the image has at `destination`, when it is empty.
     #[serde(default)]
     pub nocopy: bool,
+}
+
+/// A folder of the host's, by virtiofs; or a file, which is the file `file` in the folder that is shared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Share {
+    /// What the device is found by.
+    pub tag: String,
+    /// Where, absolute in the container; made if missing.
+    pub destination: String,
+    /// Whether the container may not write to it.
+    #[serde(default)]
+    pub readonly: bool,
+    /// Whether it is a file.
+    #[serde(default)]
+    pub file: bool,
 }
 
 /// A disk's hash tree for dm-verity (Linux, `Documentation/admin-guide/device-mapper/verity.rst`, whose names these are):

@@ -33,6 +33,8 @@ pub enum ToGuest {
     /// The host's clock: nanoseconds since 1970 (UTC). To be said at each connect, and when the VM goes on after a stop: the
     /// guest may have stood still.
     Clock(u64),
+    /// Say what the container uses; answered by [`ToHost::Stats`] while it runs.
+    Stats,
     /// Fresh random numbers. To be said whenever [`ToGuest::Clock`] is: the guest may be one of several that were one.
     Seed(Seed),
 }
@@ -152,6 +154,15 @@ pub enum ToHost {
         /// What came of it.
         report: Report,
     },
+    /// The answer to [`ToGuest::Stats`].
+    Stats(Stats),
+    /// Memory ran out, and the kernel has killed a process for it. Not said while the host does not take what it is told.
+    OutOfMemory {
+        /// Its PID, in the guest's own PID namespace.
+        pid: u32,
+        /// Its name, as the kernel's log has it.
+        name: String,
+    },
     /// The container could not be started, or tether itself failed.
     Failed(Failure),
     /// Everything is unmounted. The last message, just before power-off.
@@ -183,6 +194,30 @@ pub enum Report {
     ContainerEnded,
     /// It could not be started. Nothing but this session is touched; its streams have ended.
     Failed(Failure),
+}
+
+/// What the container uses, as its cgroup counts it; of the network, what the guest does. 0 where the kernel does not count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Stats {
+    /// When: `CLOCK_BOOTTIME` in nanoseconds.
+    pub at: u64,
+    /// CPU time so far, in microseconds.
+    pub cpu: u64,
+    /// Memory in use, in bytes, without the page cache that can go at once.
+    pub memory: u64,
+    /// The most that there can be, in bytes.
+    pub memory_limit: u64,
+    /// Bytes read from disks.
+    pub read: u64,
+    /// Bytes written to disks.
+    pub written: u64,
+    /// Bytes received on all network interfaces but `lo`.
+    pub received: u64,
+    /// Bytes sent on them.
+    pub sent: u64,
+    /// Processes and threads.
+    pub pids: u64,
 }
 
 /// How a process ended.

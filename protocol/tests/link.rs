@@ -257,3 +257,32 @@ fn a_host_that_does_not_listen_costs_the_guest_no_more_than_its_windows() {
     assert_eq!(put_all(&mut guest, 0, Stream::Stdout), WINDOW);
     assert!(guest.output().len() < 100, "a knock");
 }
+
+/// On a slow line a dirty hello comes in pieces, and what the guest says to the first of them is gone before the rest is there.
+#[test]
+fn a_dirty_hello_in_pieces_is_answered_once() {
+    let (mut host, mut guest) = (HostLink::host(NONCE, true), GuestLink::guest());
+    exchange(&mut host, &mut guest);
+    for resyncing_guest in [false, true] {
+        connected(&mut host, &mut guest);
+        if resyncing_guest {
+            guest.resync();
+        }
+        host.resync();
+        // What the host has written and the guest has not read.
+        let (mut line, mut said) = (Vec::new(), 0);
+        while !line.is_empty() || !host.output().is_empty() || !guest.output().is_empty() {
+            line.extend(host.output());
+            host.wrote(host.output().len());
+            let rest = line.split_off(line.len().min(100));
+            guest.receive(&line).unwrap();
+            line = rest;
+            let answer = guest.output().to_vec();
+            guest.wrote(answer.len());
+            host.receive(&answer).unwrap();
+            said += answer.len();
+            assert!(said < 20_000, "it does not end");
+        }
+        assert_eq!((host.state(), guest.state()), (State::Connected, State::Connected));
+    }
+}

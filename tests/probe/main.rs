@@ -1,9 +1,11 @@
 //! A program for tests to run inside a containerVM, where busybox cannot do what is to be tried. Static; its first
 //! argument says what to do.
 
+mod orphans;
 mod tree;
 
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use orphans::orphans;
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -14,6 +16,7 @@ fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("stdout-in-flight") => stdout_in_flight(),
         Some("udp-echo") => udp_echo(&std::env::args().nth(2).unwrap_or_default()),
+        Some("orphans") => orphans(std::env::args().nth(2).and_then(|count| count.parse().ok()).unwrap_or(1)),
         Some("tree") => tree_of(&std::env::args().nth(2).unwrap_or_default()),
         other => {
             eprintln!("probe: unknown: {other:?}");

@@ -1,17 +1,20 @@
 //! What is asked and said beside the container's data: the clock, statistics, processes that memory ran out for, the guest's
 //! kernel log.
 
-use crate::harness::{Test, command_with_store, temporary, vch};
+use crate::background::Background;
+use crate::harness::{self, Test, command_with_store, eventually, temporary, vch};
 use crate::tests;
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use vch::exit::End;
 
 pub fn tests() -> Vec<Test> {
-    tests![a_stopped_vm]
+    tests![a_stopped_vm, what_it_uses, victims_of_the_memory, a_panic]
 }
 
 /// `vch COMMAND --store STORE ARGUMENTS`.
@@ -119,4 +122,81 @@ fn a_stopped_vm() -> Result<()> {
         std::thread::sleep(Duration::from_millis(100));
     }
     anyhow::bail!("the guest's clock says {told}, ours said {before}")
+}
+
+fn what_it_uses() -> Result<()> {
+    let script = "dd if=/dev/zero of=/file bs=1M count=8 conv=fsync; echo up; while :; do :; done";
+    let busy = Background::run("busy", &["--debug", "-m", "192m"], &["sh", "-c", script])?;
+    eventually("it is up", || busy.said(&["logs", busy.name]).is_ok_and(|log| log.contains("up\n")))?;
+    let first: Value = serde_json::from_str(&busy.said(&["stats", "--no-stream", "--format", "json"])?)?;
+    let later = busy.said(&["stats", "--no-stream", "--format", "json", busy.name])?;
+    let later: Value = serde_json::from_str(&later)?;
+    let count = |stats: &Value, name: &str| stats["Counts"][name].as_u64().unwrap_or(0);
+    ensure!(first["Name"] == busy.name && later["PIDs"] == "2", "{first} {later}");
+    ensure!(
+        count(&later, "at") > count(&first, "at") && count(&later, "cpu") > count(&first, "cpu"),
+        "{later}"
+    );
+    ensure!(later["CPUPerc"] != "0.00%", "{later}");
+    let (memory, limit) = (count(&later, "memory"), count(&later, "memoryLimit"));
+    ensure!(memory > 64 << 10 && memory < limit && limit > 100 << 20 && limit < 192 << 20, "{later}");
+    ensure!(count(&later, "written") >= 8 << 20, "{later}");
+    // tether's init and the shell.
+    ensure!(count(&later, "pids") == 2, "{later}");
+    let table = busy.said(&["stats", "--no-stream", busy.name])?;
+    ensure!(table.starts_with("CONTAINER ID") && table.lines().count() == 2, "{table}");
+    // All of the kernel's log, for --debug.
+    let kernel = busy.said(&["logs", "--guest", busy.name])?;
+    ensure!(kernel.contains("Linux version"), "{kernel}");
+    ensure!(busy.said(&["logs", "--guest", "-n", "3", busy.name])?.lines().count() == 3, "not three lines");
+    busy.said(&["kill", busy.name])?;
+    busy.said(&["wait", busy.name])?;
+    let ended = busy.cli(&["stats", "--no-stream", busy.name]).output()?;
+    ensure!(String::from_utf8_lossy(&ended.stderr).contains("container busy is not running"), "{ended:?}");
+    ensure!(
+        busy.said(&["logs", "--guest", busy.name])?.contains("Linux version"),
+        "the guest's log has gone"
+    );
+    ensure!(busy.said(&["stats", "--no-stream", "--format", "json"])?.is_empty(), "it is still told of");
+    Ok(())
+}
+
+/// One that is not the container's process, which hears of it; then that, too.
+fn victims_of_the_memory() -> Result<()> {
+    let script = "head -c 1000000000 /dev/zero | tail; echo $?; exec tail /dev/zero";
+    let memory = Background { store: temporary()?, name: "victims" };
+    let mut command =
+        command_with_store(memory.store.path(), memory.name, &["-m", "128m"], &["sh", "-c", script]);
+    let kept: Vec<_> = command.get_args().filter(|word| *word != "--rm").map(ToOwned::to_owned).collect();
+    command = Command::new(command.get_program());
+    let ran = command.args(kept).stdin(Stdio::null()).output()?;
+    let error = String::from_utf8_lossy(&ran.stderr);
+    ensure!(ran.status.code() == Some(137) && ran.stdout == b"137\n", "{ran:?}");
+    ensure!(error.matches("the guest's kernel has killed process \"tail\"").count() == 2, "{error}");
+    ensure!(error.contains("the container ran out of memory and was killed"), "{error}");
+    let listed: Value = serde_json::from_str(&memory.said(&["ps", "-a", "--format", "json"])?)?;
+    ensure!(listed["OOMKilled"] == true && listed["ExitCode"] == 137, "{listed}");
+    let kernel = memory.said(&["logs", "--guest", memory.name])?;
+    ensure!(kernel.matches("has killed process").count() == 2, "{kernel}");
+    Ok(())
+}
+
+/// The guest's kernel gives up, at the wish of a container that is allowed to make it.
+fn a_panic() -> Result<()> {
+    let image = image_builder::source::open(&harness::busybox(), &image_builder::source::Options::default())?;
+    let store = image_builder::store::LayerStore::open(harness::store())?;
+    let disk = store.layer_disk(image.layers.first().context("busybox has a layer")?, &mut |_, _| {})?;
+    let options = harness::shell("echo before; echo c > /proc/sysrq-trigger; sleep 1000");
+    let ran =
+        harness::machine(&options, &[(&disk.path, protocol::Uuid::from_bytes(disk.uuid))], |machine| {
+            machine.config.linux.readonly_paths.clear();
+        })?;
+    let End::Panicked { reason, log } = &ran.outcome.end else { anyhow::bail!("{ran:?}") };
+    ensure!(reason.contains("Kernel panic - not syncing: sysrq triggered crash"), "{reason}");
+    ensure!(log.iter().any(|line| line.contains("Kernel panic")), "{log:?}");
+    ensure!(log.iter().any(|line| line.contains("Call Trace")), "{log:?}");
+    ensure!(ran.code() == 125, "{}", ran.code());
+    let error = String::from_utf8_lossy(&ran.stderr);
+    ensure!(log.iter().all(|line| error.contains(&format!("[guest] {line}\n"))), "{error}");
+    Ok(())
 }

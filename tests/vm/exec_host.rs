@@ -120,9 +120,14 @@ impl Host {
     }
 
     pub fn until(&mut self, what: &str, mut condition: impl FnMut(&Self) -> bool) -> Result<()> {
-        let end = Instant::now() + Duration::from_secs(120);
+        let end = Instant::now() + Duration::from_secs(300);
         while !condition(self) {
-            ensure!(Instant::now() < end, "not within two minutes: {what}");
+            ensure!(
+                Instant::now() < end,
+                "not within five minutes: {what}; the link is {:?}, and has {} bytes to write",
+                self.link.state(),
+                self.link.output().len()
+            );
             if !self.turn()? {
                 std::thread::sleep(Duration::from_millis(1));
             }

@@ -54,7 +54,7 @@ fn process_and_namespaces() -> Result<()> {
     "#;
     let change = |machine: &mut MachineSpec| {
         machine.user = None;
-        machine.groups = vec!["disk".into(), "77".into()];
+        machine.groups = vec!["nogroup".into(), "77".into()];
         let process = &mut machine.config.process;
         process.user.additional_gids = vec![5];
         process.scheduler = Some(from_json(json!({ "policy": "SCHED_BATCH", "nice": 5 })));
@@ -74,7 +74,7 @@ fn process_and_namespaces() -> Result<()> {
         ("machine", "i686"),
         ("boottime", "shifted"),
         ("root", "shared"),
-        ("groups", "0 5 6 77"),
+        ("groups", "0 5 77 65534"),
     ];
     says(script, change, &wanted)
 }

@@ -323,7 +323,7 @@ pub fn start(options: &RunOptions, layers: &[(&Path, protocol::Uuid)]) -> Result
     let machine = vch::spec::compose(&config, options, ID, disks, None, |_| Ok(None))?;
     let network = vch::network::Host::open(&options.network, ID, &[], &store())?;
     let (vm, wires) =
-        vch::vm::Vm::start("tests", None, options, accel, &boot, &scratch, &layers, &[], &network)?;
+        vch::vm::Vm::start("tests", None, options, accel, &boot, &scratch, &layers, &[], &[], &network)?;
     Ok(Running { vm, wires, machine, layers })
 }
 

@@ -12,6 +12,7 @@ mod control;
 #[path = "../conformance/corpus.rs"]
 mod corpus;
 mod corpus_in_a_vm;
+mod end;
 mod exec;
 mod exec_cli;
 mod exec_host;
@@ -33,8 +34,10 @@ mod privileges;
 mod reconnect;
 mod signals;
 mod stdio;
+mod streams;
 mod terminal;
 mod verity;
+mod volumes;
 
 use harness::Test;
 
@@ -43,6 +46,7 @@ fn main() {
         config::tests(),
         control::tests(),
         corpus_in_a_vm::tests(),
+        end::tests(),
         exec::tests(),
         exec_cli::tests(),
         failures::tests(),
@@ -57,8 +61,10 @@ fn main() {
         reconnect::tests(),
         signals::tests(),
         stdio::tests(),
+        streams::tests(),
         terminal::tests(),
         verity::tests(),
+        volumes::tests(),
     ]
     .into_iter()
     .flatten()

@@ -20,7 +20,9 @@ pub const INITRAMFS: &str = "/initramfs";
 /// which the container's process must do later to leave tether's files behind. From a tmpfs moved over it, it can.
 pub fn leave_the_initramfs() -> Result<(), Failure> {
     make_mount("tmpfs", "/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=755"))?;
-    for folder in ["dev", "proc", "sys", "initramfs", "layers", "scratch", "root", "empty", "volumes"] {
+    for folder in
+        ["dev", "proc", "sys", "initramfs", "layers", "scratch", "root", "empty", "volumes", "shares"]
+    {
         let path = format!("/run/{folder}");
         fs::create_dir(&path).at(Boot, || format!("making {path}"))?;
     }

@@ -29,6 +29,8 @@ impl Cgroup {
         let mut path = ROOT.to_owned();
         for name in wanted.split('/') {
             enable(&path, &controllers)?;
+            // For statistics, which can do without.
+            let _uncounted = fs::write(format!("{path}/cgroup.subtree_control"), "+memory +io +pids");
             path = format!("{path}/{name}");
             fs::create_dir(&path).at(Stage::Config, || format!("linux.cgroupsPath: making {path}"))?;
         }
@@ -37,6 +39,11 @@ impl Cgroup {
             device_filter::attach(&path, &linux.resources.devices)?;
         }
         Ok(Self { path })
+    }
+
+    /// Where its files are.
+    pub fn path(&self) -> &str {
+        &self.path
     }
 
     /// Moves the calling process into it.

@@ -191,8 +191,9 @@ mod tests {
         let mut at = 0;
         for _ in 0..10_000 {
             let word = program[at];
-            let (code, to, offset) = (word as u8, (word >> 8 & 15) as usize, (word >> 16) as usize & 0xff);
-            let value = (word >> 32) as u32;
+            let [code, registers_of, offset, _, value @ ..] = word.to_le_bytes();
+            let (to, offset) = (usize::from(registers_of & 15), usize::from(offset));
+            let value = u32::from_le_bytes(value);
             at += 1;
             match code {
                 0x61 => registers[to] = u64::from([kind | access << 16, major, minor][offset / 4]),

@@ -43,6 +43,7 @@ mod root;
 mod sandbox;
 mod scheduling;
 mod seccomp;
+mod statistics;
 mod stdio;
 mod timeline;
 mod uevents;
@@ -99,6 +100,9 @@ fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> 
         modules::load_verity()?;
         timeline.step("verity modules");
     }
+    if !machine.shares.is_empty() {
+        modules::load_virtiofs()?;
+    }
     network::load_modules(&machine)?;
     boot::empty_the_initramfs();
     timeline::set_clock(time)?;
@@ -132,7 +136,7 @@ fn run(
 ) -> Result<(), Failure> {
     let root = root::Root::assemble(disks)?;
     timeline.step("root");
-    let volumes = Volumes::mount(&machine.volumes, &disks.volumes)?;
+    let volumes = Volumes::mount(machine, &disks.volumes)?;
     let cgroup = cgroup::Cgroup::create(&machine.config.linux)?;
     let outcome = network.finish(machine).and_then(|()| process::watch_for_deaths()).and_then(|deaths| {
         let process = process::start(machine, stdin, &cgroup)?;
@@ -163,7 +167,7 @@ fn receive_start(channel: &mut Channel) -> Result<Start, Failure> {
                 continue;
             }
             // Said anew by a host that comes back; the start has newer ones.
-            ToGuest::Clock(_) | ToGuest::Seed(_) => continue,
+            ToGuest::Clock(_) | ToGuest::Seed(_) | ToGuest::Stats => continue,
             other => Err(Failure::new(Stage::Spec, format!("expected a start message, got {other:?}"))),
         };
     }

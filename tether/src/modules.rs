@@ -22,6 +22,11 @@ pub fn load_verity() -> Result<(), Failure> {
     load_folder(&format!("{INITRAMFS}/modules/verity"))
 }
 
+/// Those for folders of the host's: `/modules/virtiofs/*.ko`.
+pub fn load_virtiofs() -> Result<(), Failure> {
+    load_folder(&format!("{INITRAMFS}/modules/virtiofs"))
+}
+
 /// Those for network interfaces: `/modules/network/*.ko`.
 pub fn load_network() -> Result<(), Failure> {
     load_folder(&format!("{INITRAMFS}/modules/network"))

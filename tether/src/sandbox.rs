@@ -35,12 +35,12 @@ pub fn enter(
     setsid().at(Config, || "starting a session")?;
     reset_signals().at(Config, || "resetting signals")?;
     cgroup.enter()?;
-    let mut volumes = volumes::Detached::prepare(&machine.volumes)?;
+    let mut volumes = volumes::Detached::prepare(machine)?;
     scheduling::apply(process)?;
     lsm::apply(process)?;
     namespaces::enter(config)?;
     kernel_settings(config)?;
-    let files = Mounts::open(machine.network.names.as_ref(), config)?;
+    let files = Mounts::open(machine)?;
     change_root()?;
     umask(Mode::empty());
     for (index, mount) in config.mounts.iter().enumerate() {

@@ -13,11 +13,7 @@ pub struct Timeline(Vec<Step>);
 impl Timeline {
     /// Stamps a step that was just done with `CLOCK_BOOTTIME`.
     pub fn step(&mut self, name: &str) {
-        let at = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |now| {
-            let nanos = Duration::from(now).as_nanos();
-            u64::try_from(nanos).unwrap_or(u64::MAX)
-        });
-        self.0.push(Step { name: name.into(), at });
+        self.0.push(Step { name: name.into(), at: now() });
     }
 
     /// Stamps a last step and hands over all that there are.
@@ -25,6 +21,14 @@ impl Timeline {
         self.step(name);
         std::mem::take(&mut self.0)
     }
+}
+
+/// `CLOCK_BOOTTIME` in nanoseconds.
+pub fn now() -> u64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(0, |now| {
+        let nanos = Duration::from(now).as_nanos();
+        u64::try_from(nanos).unwrap_or(u64::MAX)
+    })
 }
 
 /// Sets the wall clock to `nanos` since 1970: the machine's own may have whole seconds only, or be wrong.

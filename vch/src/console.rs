@@ -1,9 +1,15 @@
 //! What the guest's serial console says: kept in lines, for the user's eyes and for the post-mortem.
 
+use std::collections::VecDeque;
+
 use crate::text::harmless;
 
 /// The longest line that is kept, in bytes.
 const LINE: usize = 512;
+/// How many lines are kept.
+const TAIL: usize = 30;
+/// How many of them from a panic on.
+const AFTER: usize = 20;
 /// What the kernel says when it gives up (`kernel/panic.c`).
 const PANIC: &str = "Kernel panic - not syncing: ";
 
@@ -11,7 +17,10 @@ const PANIC: &str = "Kernel panic - not syncing: ";
 #[derive(Default)]
 pub struct Console {
     line: Vec<u8>,
-    last: Option<String>,
+    /// The last lines that were not empty.
+    tail: VecDeque<String>,
+    /// How many lines of them there are from the panic on.
+    after: usize,
     panic: Option<String>,
 }
 
@@ -41,7 +50,14 @@ impl Console {
         {
             self.panic = Some(format!("{PANIC}{reason}"));
         }
-        self.last = Some(line.clone());
+        // What a panic says first is worth more than the end of its trace.
+        if self.after < AFTER {
+            self.after += usize::from(self.panic.is_some());
+            if self.tail.len() == TAIL {
+                self.tail.pop_front();
+            }
+            self.tail.push_back(line.clone());
+        }
         Some(line)
     }
 
@@ -52,7 +68,12 @@ impl Console {
 
     /// The last line that was not empty.
     pub fn last(&self) -> Option<&str> {
-        self.last.as_deref()
+        self.tail.back().map(String::as_str)
+    }
+
+    /// The last ones, a few; if there was a panic, a few from there on.
+    pub fn tail(&self) -> Vec<String> {
+        self.tail.iter().cloned().collect()
     }
 }
 
@@ -71,6 +92,25 @@ mod tests {
         assert_eq!(console.last(), Some("[    0.2] Kernel panic - not syncing: no ?[1minit"));
         assert_eq!(console.flush().as_deref(), Some("---[ end"));
         assert_eq!(console.last(), Some("---[ end"));
+    }
+
+    #[test]
+    fn the_last_lines_or_those_of_the_panic() {
+        let mut console = Console::default();
+        let mut say = |count: usize| {
+            (0..count).for_each(|number| drop(console.receive(format!("line {number}\n").as_bytes())));
+            console.tail()
+        };
+        assert_eq!(say(3), ["line 0", "line 1", "line 2"]);
+        assert_eq!(say(100), (100 - TAIL..100).map(|number| format!("line {number}")).collect::<Vec<_>>());
+        console.receive(b"Kernel panic - not syncing: x\n");
+        for number in 0..100 {
+            console.receive(format!("trace {number}\n").as_bytes());
+        }
+        let tail = console.tail();
+        assert_eq!(tail.len(), TAIL);
+        assert_eq!(tail[TAIL - AFTER - 1..TAIL - AFTER + 1], ["line 99", "Kernel panic - not syncing: x"]);
+        assert_eq!(tail.last().unwrap(), &format!("trace {}", AFTER - 2));
     }
 
     #[test]

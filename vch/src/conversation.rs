@@ -11,7 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use protocol::oci::{ConsoleSize, Process};
 use protocol::{
-    Event, ExitStatus, Failure, HostLink, Kept, MachineSpec, Seed, Start, Step, Stream, ToGuest, ToHost,
+    Event, ExitStatus, Failure, HostLink, Kept, MachineSpec, Seed, Start, Stats, Step, Stream, ToGuest,
+    ToHost,
 };
 
 use crate::execs::{self, Execs};
@@ -22,6 +23,9 @@ pub const SESSION: u32 = 0;
 
 /// The most layers that may be found damaged in an adopted guest: more disks than a guest has room for.
 const MOST_LAYERS: usize = 128;
+
+/// The longest name of a process that is kept, in characters.
+const NAME: usize = 64;
 
 /// Bytes that wait for the guest, behind which it is told nothing that will be old by then.
 const UNHEARD: usize = 4096;
@@ -61,6 +65,12 @@ pub struct Conversation {
     checked: Vec<bool>,
     /// Layers that it has found damaged, by their place in the spec, and the damaged block. Taken by the owner.
     pub damaged: Vec<(usize, u64)>,
+    /// Processes that memory ran out for: PID in the guest, and name. Taken by the owner.
+    pub victims: Vec<(u32, String)>,
+    /// Whether the guest was asked for statistics, and has not answered.
+    asked: bool,
+    /// Its last answer. Taken by the owner.
+    pub stats: Option<Stats>,
     /// The guest's steps so far.
     pub timeline: Vec<Step>,
     /// The largest resident set that tether has had, in KiB.
@@ -116,6 +126,9 @@ impl Conversation {
             // Of an adopted guest it is not known which layers have a hash tree.
             checked: vec![true; MOST_LAYERS],
             damaged: Vec::new(),
+            victims: Vec::new(),
+            asked: false,
+            stats: None,
             timeline: Vec::new(),
             peak_rss: 0,
         }
@@ -206,6 +219,15 @@ impl Conversation {
             {
                 self.damage(usize::try_from(layer)?, block)?;
             }
+            (phase, ToHost::OutOfMemory { pid, name })
+                if !matches!(phase, Phase::Booting | Phase::Failed(_)) =>
+            {
+                self.victims.push((pid, crate::text::harmless(name.as_bytes(), NAME)));
+            }
+            (_, ToHost::Stats(stats)) if self.asked || self.adopted => {
+                self.asked = false;
+                self.stats = Some(stats);
+            }
             (Phase::Booting | Phase::Starting | Phase::Running, ToHost::Failed(failure)) => {
                 self.phase = Phase::Failed(failure);
             }
@@ -284,6 +306,18 @@ impl Conversation {
         self.execs.start(&mut self.link, process, user, stdin)
     }
 
+    /// Asks for statistics, if that was not done already.
+    ///
+    /// # Errors
+    /// None that can be caused from outside.
+    pub fn ask(&mut self) -> Result<()> {
+        if !self.asked {
+            self.asked = true;
+            self.link.send(&ToGuest::Stats)?;
+        }
+        Ok(())
+    }
+
     /// Tells the guest its terminal's new size.
     ///
     /// # Errors
@@ -347,6 +381,8 @@ impl fmt::Debug for Kind<'_> {
             ToHost::Exited { .. } => "Exited",
             ToHost::Damaged { .. } => "Damaged",
             ToHost::Exec { .. } => "Exec",
+            ToHost::Stats(_) => "Stats",
+            ToHost::OutOfMemory { .. } => "OutOfMemory",
             ToHost::Failed(_) => "Failed",
             ToHost::Stopped { .. } => "Stopped",
         })

@@ -47,6 +47,13 @@ pub enum End {
     Killed(Signal),
     /// Nobody reads this stream any more, so we stopped the VM.
     Closed(Stream),
+    /// The guest's kernel gave up.
+    Panicked {
+        /// What it said, after so many seconds on the host's clock.
+        reason: String,
+        /// The last lines of its console.
+        log: Vec<String>,
+    },
     /// Of an exec: the container has ended, and so its process was killed.
     WithContainer,
 }
@@ -103,7 +110,7 @@ impl End {
             Self::Exited(ExitStatus::Oom) | Self::WithContainer => signalled(libc::SIGKILL),
             Self::Failed(Failure { stage: Stage::Exec, errno: Some(libc::ENOENT), .. }) => NOT_FOUND,
             Self::Failed(Failure { stage: Stage::Exec, .. }) => NOT_EXECUTABLE,
-            Self::Failed(_) => OURS,
+            Self::Failed(_) | Self::Panicked { .. } => OURS,
             Self::Killed(signal) => signalled(*signal as i32),
             Self::Closed(_) => signalled(libc::SIGPIPE),
         }
@@ -115,7 +122,7 @@ impl End {
             Self::Exited(ExitStatus::Oom) => Some("memory ran out, and the command was killed for it".into()),
             Self::Exited(_) => None,
             Self::Failed(failure) => Some(format!("could not run the command: {}", reason(failure))),
-            Self::WithContainer | Self::Killed(_) | Self::Closed(_) => {
+            Self::WithContainer | Self::Killed(_) | Self::Closed(_) | Self::Panicked { .. } => {
                 Some("the container has ended, and the command with it".into())
             }
         }
@@ -143,6 +150,7 @@ impl Outcome {
             End::Failed(failure) => Some(failed(failure)),
             End::Killed(signal) => Some(format!("got {}; the VM was stopped", signal.as_str())),
             End::Closed(stream) => Some(format!("{} was closed; the VM was stopped", name(*stream))),
+            End::Panicked { reason, .. } => Some(format!("the guest's kernel gave up {reason}")),
             End::WithContainer => self.end.of_exec(),
         }
     }

@@ -5,7 +5,7 @@
 //! - [`options`]: what can be asked for; [`size`]: docker's size words; [`commands`]: `vch ps` and the others
 //! - [`spec`], with docker's [`defaults`] and [`seccomp`] profile: the machine spec that the guest gets
 //! - [`image`]: found in the store, or brought into it; [`layers`], [`scratch`], [`volumes`]: the disks, [`mke2fs`]: new ones, [`disk`]: as QEMU gets them; [`boot`]: kernel or CD; [`accel`]: KVM or TCG
-//! - [`containers`]: their folders; [`name`]: their names; [`log`]: their output, kept
+//! - [`containers`]: their folders; [`name`]: their names; [`log`]: their output, kept, [`guest_log`]: their consoles'
 //! - [`network`]: interfaces, published ports, and what `/etc/hosts` and its like say
 //! - [`monitor`]: the process that a container has on the host; [`conversation`]: what it says to the guest, in the protocol's order; [`execs`]: what runs beside the container's process
 //! - [`transport`]: what carries the channel; [`qemu`]: the command line; [`vm`]: the process; [`qmp`], [`console`]: what it says
@@ -24,6 +24,7 @@ pub mod defaults;
 pub mod disk;
 pub mod execs;
 pub mod exit;
+pub mod guest_log;
 pub mod image;
 pub mod layers;
 pub mod line;

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use vch::commands::{attach, exec, kill, logs, port, ps, rm, run, stop, volume, wait};
+use vch::commands::{attach, exec, kill, logs, port, ps, rm, run, stats, stop, volume, wait};
 use vch::containers::Containers;
 use vch::exit::OURS;
 use vch::monitor::{self, Life};
@@ -47,6 +47,8 @@ enum Command {
     Port(port::Options),
     /// List containers
     Ps(ps::Options),
+    /// Show what containers use of CPU, memory, network and disks
+    Stats(stats::Options),
     /// Stop containers: the image's stop signal, then KILL
     Stop(stop::Options),
     /// Send a signal to containers
@@ -96,6 +98,7 @@ fn obey(command: Command) -> Result<u8> {
         Command::Logs(options) => logs::run(&options),
         Command::Port(options) => port::run(&options),
         Command::Ps(options) => ps::run(&options),
+        Command::Stats(options) => stats::run(&options),
         Command::Stop(options) => stop::run(&options, say),
         Command::Kill(options) => kill::run(&options, say),
         Command::Wait(options) => wait::run(&options, say),

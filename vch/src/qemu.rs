@@ -49,6 +49,8 @@ pub struct Descriptors {
     pub layers: Vec<Disk>,
     /// The volumes' disks, and whether each is only read.
     pub volumes: Vec<(RawFd, bool)>,
+    /// Lines to virtiofsd, and the tags by which the guest finds what is there.
+    pub shares: Vec<(RawFd, String)>,
     /// The CD.
     pub cd: Option<RawFd>,
     /// The network interfaces; the descriptors that they name are among those held.
@@ -65,6 +67,7 @@ impl Descriptors {
             .into_iter()
             .chain(layers)
             .chain(volumes)
+            .chain(self.shares.iter().map(|(line, _)| *line))
             .chain(self.cd)
             .chain(self.held.iter().copied())
             .collect()
@@ -132,7 +135,7 @@ pub fn arguments(
     add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
     let machine = machine(options.machine, boot);
     let memory = options.memory.div_ceil(MIB);
-    if descriptors.channel.shares_memory() {
+    if descriptors.channel.shares_memory() || !descriptors.shares.is_empty() {
         add(&["-object", &format!("memory-backend-memfd,id=memory,size={memory}M,share=on")]);
         add(&["-machine", &format!("{machine},memory-backend=memory")]);
     } else {
@@ -153,7 +156,8 @@ pub fn arguments(
     add(&["-mon", "chardev=qmp,mode=control", "-serial", "chardev:console"]);
     let channel = descriptors.channel.arguments(server, &address(0));
     add(&channel.iter().map(String::as_str).collect::<Vec<_>>());
-    disks(descriptors, &mut add)?;
+    let used = disks(descriptors, &mut add)?;
+    shares(descriptors, used, &mut add)?;
     nics(&descriptors.nics, &mut add);
     start(boot, descriptors, &mut arguments);
     arguments.extend(options.qemu_arg.iter().map(OsString::from));
@@ -169,7 +173,8 @@ fn machine(machine: Machine, boot: &Boot) -> &'static str {
     }
 }
 
-fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<()> {
+/// Gives the number of our devices so far.
+fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<usize> {
     let Descriptors { layers, volumes, .. } = descriptors;
     let count = layers.len() + volumes.len() + 1;
     if count > MOST_DISKS {
@@ -198,6 +203,19 @@ fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<()>
             address(first + i)
         );
         add(&["-device", &device]);
+    }
+    Ok(first + count)
+}
+
+/// Folders of the host's: their devices come behind `devices` others of ours.
+fn shares(descriptors: &Descriptors, devices: usize, add: &mut impl FnMut(&[&str])) -> Result<()> {
+    let shares = &descriptors.shares;
+    if devices + shares.len() > MOST_DISKS + 1 {
+        bail!("there is no room in the VM for {} folders of the host's", shares.len());
+    }
+    for (index, (line, tag)) in shares.iter().enumerate() {
+        add(&["-chardev", &format!("socket,id={tag},fd={line}")]);
+        add(&["-device", &format!("vhost-user-fs-pci,chardev={tag},tag={tag},{}", address(devices + index))]);
     }
     Ok(())
 }
@@ -283,9 +301,15 @@ mod tests {
         boot: &Boot,
         options: &RunOptions,
     ) -> Result<Vec<String>> {
+        let descriptors = descriptors(channel, layers, boot)?;
+        let arguments = arguments("x", options, Accel::Tcg, boot, &descriptors)?;
+        Ok(arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect())
+    }
+
+    fn descriptors(channel: fn(File) -> Device, layers: usize, boot: &Boot) -> Result<Descriptors> {
         let layers = (100..).take(layers).map(Disk::Raw).collect();
         let cd = matches!(boot, Boot::Iso { .. }).then_some(7);
-        let descriptors = Descriptors {
+        Ok(Descriptors {
             listening: true,
             held: vec![8],
             channel: channel(File::open("/dev/null")?),
@@ -294,11 +318,10 @@ mod tests {
             scratch: 6,
             layers,
             volumes: vec![],
+            shares: vec![],
             cd,
             nics: vec![network::Device { backend: "user".into(), mac: Mac([2; 6]) }; 2],
-        };
-        let arguments = arguments("x", options, Accel::Tcg, boot, &descriptors)?;
-        Ok(arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect())
+        })
     }
 
     fn direct() -> Boot {
@@ -330,6 +353,29 @@ mod tests {
         assert!(lines(MOST_DISKS - 1, &direct(), &RunOptions::new("img")).is_ok());
         let error = lines(MOST_DISKS, &direct(), &RunOptions::new("img")).unwrap_err().to_string();
         assert!(error.contains("223 layers"), "{error}");
+    }
+
+    #[test]
+    fn volumes_are_flushed_and_shares_share_the_memory() {
+        let mut descriptors = descriptors(|null| Device::Port(null.into()), 2, &direct()).unwrap();
+        descriptors.volumes = vec![(200, false), (201, true)];
+        descriptors.shares = vec![(202, "share0".into()), (203, "share1".into())];
+        for descriptor in 200..=203 {
+            assert!(descriptors.all().contains(&descriptor));
+        }
+        let options = RunOptions::new("img");
+        let arguments = arguments("x", &options, Accel::Tcg, &direct(), &descriptors).unwrap();
+        let arguments: Vec<_> =
+            arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect();
+        let has = |parts: &[&str]| arguments.iter().any(|line| parts.iter().all(|part| line.contains(part)));
+        assert!(has(&["/dev/fdset/200", "\"no-flush\":false", "\"read-only\":false"]), "{arguments:?}");
+        assert!(has(&["/dev/fdset/201", "\"read-only\":true"]), "{arguments:?}");
+        assert!(has(&["/dev/fdset/6", "\"no-flush\":true", "\"read-only\":false"]), "{arguments:?}");
+        assert!(has(&["memory-backend-memfd", "size=256M", "share=on"]), "{arguments:?}");
+        assert!(has(&["vhost-user-fs-pci", "chardev=share1", "tag=share1"]), "{arguments:?}");
+        let places: Vec<_> = arguments.iter().filter_map(|line| line.split("addr=").nth(1)).collect();
+        let unique: HashSet<_> = places.iter().map(|place| place.split(',').next()).collect();
+        assert_eq!(unique.len(), places.len(), "{places:?}");
     }
 
     #[test]

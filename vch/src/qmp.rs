@@ -1,4 +1,4 @@
-//! The QEMU Machine Protocol, as far as we need it: the greeting, `qmp_capabilities`, and three events.
+//! The QEMU Machine Protocol, as far as we need it: the greeting, `qmp_capabilities`, and four events.
 //!
 //! Source: QEMU's `docs/interop/qmp-spec.txt` and `qapi/`. Lines are JSON objects. The guest has no say in them but for
 //! how many there are; still each is bounded.
@@ -16,6 +16,8 @@ pub const CAPABILITIES: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
 pub enum Event {
     /// The machine stops: `SHUTDOWN`'s reason, such as `guest-shutdown`, `guest-reset` or `host-signal`.
     Shutdown(String),
+    /// Someone presses the power button: `POWERDOWN`.
+    PowerButton,
     /// The machine goes on after it was stopped: `RESUME`.
     Resumed,
     /// The machine waits, for the host could not read or write a disk: `BLOCK_IO_ERROR`.
@@ -55,6 +57,7 @@ fn event(line: &[u8]) -> Option<Event> {
     let text = |name: &str| data?.get(name)?.as_str();
     match message.get("event")?.as_str()? {
         "SHUTDOWN" => Some(Event::Shutdown(text("reason").unwrap_or("unknown").to_owned())),
+        "POWERDOWN" => Some(Event::PowerButton),
         "RESUME" => Some(Event::Resumed),
         // With any other action the guest gets the error and goes on.
         "BLOCK_IO_ERROR" if text("action") == Some("stop") => Some(Event::DiskError {
@@ -82,11 +85,13 @@ mod tests {
             "\"operation\": \"write\", \"action\": \"stop\"}}\r\nnot json\r\n",
             "{\"event\": \"BLOCK_IO_ERROR\", \"data\": {\"action\": \"report\"}}\r\n",
             "{\"timestamp\": {\"seconds\": 1}, \"event\": \"RESUME\"}\r\n",
+            "{\"event\": \"POWERDOWN\"}\r\n",
             "{\"event\": \"SHUTDOWN\", \"data\": {\"guest\": true, \"reason\": \"guest-reset\"}}\r\n",
         );
         let expected = [
             Event::DiskError { no_space: true, reason: "write: No space left on device".into() },
             Event::Resumed,
+            Event::PowerButton,
             Event::Shutdown("guest-reset".into()),
         ];
         for piece in [1, 7, 4096] {

@@ -21,7 +21,7 @@ use crate::network;
 use crate::options::RunOptions;
 use crate::qemu::{self, Descriptors};
 use crate::transport::{Device, Line, pair};
-use crate::volumes::attach::OpenVolume;
+use crate::volumes::{attach::OpenVolume, share};
 
 const CONSOLE: &str = "console";
 const QMP: &str = "qmp";
@@ -90,6 +90,7 @@ impl Vm {
         scratch: &File,
         layers: &[OpenLayer],
         volumes: &[OpenVolume],
+        shares: &[share::Running],
         network: &network::Host,
     ) -> Result<(Self, Wires)> {
         let dir = home.map(|home| &*home.container.dir);
@@ -121,6 +122,7 @@ impl Vm {
             scratch: scratch.as_raw_fd(),
             layers: disks.iter().map(DiskFiles::descriptors).collect(),
             volumes: volumes.iter().map(|volume| (volume.disk.as_raw_fd(), volume.spec.shared)).collect(),
+            shares: shares.iter().map(|share| (share.line.as_raw_fd(), share.tag.clone())).collect(),
             cd: cd.as_ref().map(File::as_raw_fd),
             nics: network.devices().to_vec(),
         };

@@ -50,8 +50,10 @@ fn busybox(arguments: &[&str]) -> Result<()> {
 /// Whether they can be made here.
 pub fn can_be_made() -> Result<()> {
     let made = Interface::make(Kind::Tap, "vcht-try", "10.66.64.1/24").context("no tap can be made");
-    made.and_then(|_| Interface::make(Kind::Bridge, "vchb-try", "10.66.65.1/24").context("no bridge can be made"))
-        .map(drop)
+    made.and_then(|_| {
+        Interface::make(Kind::Bridge, "vchb-try", "10.66.65.1/24").context("no bridge can be made")
+    })
+    .map(drop)
 }
 
 /// One machine with both reaches the host by both; a tap is one machine's.

@@ -12,8 +12,10 @@ use crate::cgroup::Cgroup;
 use crate::channel::{Channel, SESSION};
 use crate::entropy;
 use crate::failure::{Context, Failure};
+use crate::kernel_log::{KernelLog, Victim};
 use crate::network::Network;
 use crate::process::{self, Container, Deaths, Process, Reaped};
+use crate::statistics;
 use crate::timeline::{self, Timeline};
 use crate::verity::Verity;
 use nix::libc;
@@ -41,6 +43,7 @@ pub struct Relay<'a> {
     network: Option<&'a mut Network>,
     timeline: &'a mut Timeline,
     deaths: Deaths,
+    kernel_log: Option<KernelLog>,
     poller: Poller,
     /// The container's is the first.
     sessions: Vec<Session>,
@@ -72,6 +75,7 @@ impl<'a> Relay<'a> {
             network: None,
             timeline,
             deaths,
+            kernel_log: KernelLog::from_now(),
             poller: Poller::new()?,
             sessions,
             ended: false,
@@ -102,6 +106,7 @@ impl<'a> Relay<'a> {
                 Source::Deaths => self.reap()?,
                 Source::Damage => self.tell_damage()?,
                 Source::Network => self.network.iter_mut().for_each(|network| network.serve(self.machine)),
+                Source::KernelLog => self.tell_victims()?,
                 Source::Of(id, part) => self.serve(id, part)?,
             }
         }
@@ -144,6 +149,9 @@ impl<'a> Relay<'a> {
         }
         if let Some(network) = self.network.as_ref().and_then(|network| network.fd()) {
             poller.look(Source::Network, &network, input)?;
+        }
+        if let Some(log) = &self.kernel_log {
+            poller.look(Source::KernelLog, log.fd(), input)?;
         }
         self.sessions.iter().try_for_each(|session| session.look(&self.channel.link, poller))
     }
@@ -191,6 +199,7 @@ impl<'a> Relay<'a> {
                 let _impossible_time = timeline::set_clock(nanos);
                 Ok(())
             }
+            ToGuest::Stats => self.channel.send(&ToHost::Stats(statistics::read(self.cgroup))),
             ToGuest::Seed(seed) => {
                 let _as_it_was = entropy::mix_in(&seed);
                 Ok(())
@@ -329,6 +338,15 @@ impl<'a> Relay<'a> {
         self.verity.as_mut().map_or(Ok(()), |verity| verity.tell(self.channel))
     }
 
+    fn tell_victims(&mut self) -> Result<(), Failure> {
+        for Victim { pid, name } in self.kernel_log.iter_mut().flat_map(KernelLog::victims) {
+            if self.channel.link.unheard() < UNHEARD {
+                self.channel.send(&ToHost::OutOfMemory { pid, name })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Once the container's process is dead, all its output has been sent, and all execs have been reported, says how it
     /// ended.
     fn report_exit(&mut self) -> Result<(), Failure> {
@@ -340,6 +358,7 @@ impl<'a> Relay<'a> {
         container.phase = Phase::Reported;
         let status = container.cause(status);
         self.tell_damage()?;
+        self.tell_victims()?;
         let peak_rss = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss().cast_unsigned());
         self.channel.send(&ToHost::Exited { status, timeline: self.timeline.take("drained"), peak_rss })
     }

@@ -19,6 +19,7 @@ pub enum Source {
     Deaths,
     Damage,
     Network,
+    KernelLog,
     /// One of a session's lines.
     Of(u32, Part),
 }
@@ -54,6 +55,7 @@ impl Source {
             Self::Deaths => 5,
             Self::Damage => 6,
             Self::Network => 7,
+            Self::KernelLog => 8,
             Self::Of(session, part) => u64::from(session) << 8 | part as u64,
         }
     }
@@ -65,6 +67,7 @@ impl Source {
             5 => Some(Self::Deaths),
             6 => Some(Self::Damage),
             7 => Some(Self::Network),
+            8 => Some(Self::KernelLog),
             part => Some(Self::Of(session, Part::ALL.into_iter().find(|known| *known as u64 == part)?)),
         }
     }

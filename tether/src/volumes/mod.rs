@@ -1,55 +1,66 @@
-//! Volumes: disks that outlive the machine.
+//! Volumes: disks that outlive the machine; and folders of the host's.
 //!
-//! Each is an ext4, mounted at `/volumes/N`. The container sees its folder `data`, so neither `lost+found` nor what is half
+//! A volume is an ext4, mounted at `/volumes/N`. The container sees its folder `data`, so neither `lost+found` nor what is half
 //! done: `data` is made elsewhere, written to disk, and gets its name then ([`fill`]). What is on a volume is whatever the last
-//! container made of it: no symbolic link on it is followed here.
+//! container made of it: no symbolic link on it is followed here. Folders of the host's are mounted at `/shares/N` ([`share`]).
 
 mod fill;
 mod grow;
+mod share;
 
 use crate::disks::Disk;
 use crate::failure::{Context, Failure};
 use crate::mounts;
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::Mode;
-use protocol::Stage::Root;
-use protocol::Volume;
-use rustix::fs::CWD;
+use protocol::Stage::{Root, Run};
+use protocol::{MachineSpec, Share, Volume};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
 
-/// Volumes that are mounted.
-pub struct Volumes<'a>(Vec<(&'a Volume, String)>);
+/// What is mounted, in that order: what it is called, and where it is in tether's own root.
+pub struct Volumes(Vec<(String, String)>);
 
-/// Where volume number `index` is mounted, in tether's own root.
+/// Where volume number `index` is mounted.
 fn place(index: usize) -> String {
     format!("/volumes/{index}")
 }
 
-impl<'a> Volumes<'a> {
-    /// Mounts the volumes, which are on these `disks`.
-    pub fn mount(volumes: &'a [Volume], disks: &[Disk]) -> Result<Self, Failure> {
+impl Volumes {
+    /// Mounts the volumes, which are on these `disks`, and the shares.
+    pub fn mount(machine: &MachineSpec, disks: &[Disk]) -> Result<Self, Failure> {
         let mut mounted = Self(vec![]);
-        for (index, (volume, disk)) in volumes.iter().zip(disks).enumerate() {
-            if let Err(failure) = mounted.add(index, volume, disk) {
+        match mounted.mount_all(machine, disks) {
+            Ok(()) => Ok(mounted),
+            Err(failure) => {
                 let _why_is_known = mounted.unmount();
-                return Err(failure);
+                Err(failure)
             }
         }
-        Ok(mounted)
     }
 
-    fn add(&mut self, index: usize, volume: &'a Volume, disk: &Disk) -> Result<(), Failure> {
+    fn mount_all(&mut self, machine: &MachineSpec, disks: &[Disk]) -> Result<(), Failure> {
+        for (index, (volume, disk)) in machine.volumes.iter().zip(disks).enumerate() {
+            self.volume(place(index), volume, disk)?;
+        }
+        for (index, share) in machine.shares.iter().enumerate() {
+            let target = share::place(index);
+            share::mount(share, &target)?;
+            self.0.push((format!("share {:?}", share.tag), target));
+        }
+        Ok(())
+    }
+
+    fn volume(&mut self, target: String, volume: &Volume, disk: &Disk) -> Result<(), Failure> {
         let (name, device) = (&volume.name, &disk.device);
         if disk.filesystem != "ext4" {
             let why = format!("volume {name:?} holds {}: a volume is an ext4", disk.filesystem);
             return Err(Failure::new(Root, why));
         }
-        let target = place(index);
         fs::create_dir(&target).at(Root, || format!("making {target}"))?;
         let (flags, options) = match volume.shared {
             true => (MsFlags::MS_RDONLY, "errors=continue"),
@@ -59,7 +70,7 @@ impl<'a> Volumes<'a> {
         mount(Some(device), target.as_str(), Some("ext4"), flags, Some(options)).at(Root, || {
             format!("mounting volume {name:?} ({}): damaged, if the kernel refuses it", device.display())
         })?;
-        self.0.push((volume, target.clone()));
+        self.0.push((format!("volume {name:?}"), target.clone()));
         if !volume.shared {
             grow::to_the_disks_size(device, &target).at(Root, || format!("growing volume {name:?}"))?;
         }
@@ -69,47 +80,58 @@ impl<'a> Volumes<'a> {
     /// Unmounts them, last mounted first. What was written is on the disks then.
     pub fn unmount(self) -> Result<(), Failure> {
         let mut outcome = Ok(());
-        for (volume, target) in self.0.iter().rev() {
+        for (name, target) in self.0.iter().rev() {
             let remount = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
             // A namespace that is about to go may have it mounted still: this makes it clean all the same.
             let clean = mount(None::<&str>, target.as_str(), None::<&str>, remount, None::<&str>);
             let gone = umount2(target.as_str(), MntFlags::UMOUNT_NOFOLLOW);
-            let result =
-                clean.and(gone).at(protocol::Stage::Run, || format!("unmounting volume {:?}", volume.name));
-            outcome = outcome.and(result);
+            outcome = outcome.and(clean.and(gone).at(Run, || format!("unmounting {name}")));
         }
         outcome
     }
 }
 
-/// Volumes on their way into the container: mounts without a place.
-pub struct Detached<'a>(Vec<(&'a Volume, OwnedFd)>);
+/// What is on its way into the container: mounts without a place, the next one last.
+pub struct Detached<'a>(Vec<Mount<'a>>);
+
+struct Mount<'a> {
+    tree: OwnedFd,
+    name: &'a str,
+    destination: &'a str,
+    readonly: bool,
+    /// Whether it is a file, to be mounted on one.
+    file: bool,
+}
 
 impl<'a> Detached<'a> {
     /// Fills those volumes that are empty, and takes hold of all. To be called in tether's own namespaces.
-    pub fn prepare(volumes: &'a [Volume]) -> Result<Self, Failure> {
-        let mut detached = vec![];
-        for (index, volume) in volumes.iter().enumerate() {
-            if !volume.destination.starts_with('/') {
-                let why = format!("volumes[{index}].destination {:?} is not absolute", volume.destination);
-                return Err(Failure::new(Root, why));
-            }
+    pub fn prepare(machine: &'a MachineSpec) -> Result<Self, Failure> {
+        let mut mounts = vec![];
+        for (index, volume) in machine.volumes.iter().enumerate() {
+            let Volume { name, destination, readonly, .. } = volume;
+            is_absolute("volumes", index, destination)?;
             if !volume.shared {
                 fill::once(volume, &place(index))?;
             }
-            let tree = detach(&place(index));
-            let tree =
-                tree.at(Root, || format!("opening the folder \"data\" of volume {:?}", volume.name))?;
-            detached.push((volume, tree));
+            let tree = detach(&format!("{}/{}", place(index), fill::DATA), true);
+            let tree = tree.at(Root, || format!("opening the folder \"data\" of volume {name:?}"))?;
+            mounts.push(Mount { tree, name, destination, readonly: *readonly, file: false });
         }
-        detached.reverse();
-        Ok(Self(detached))
+        for (index, share) in machine.shares.iter().enumerate() {
+            let Share { tag: name, destination, readonly, file } = share;
+            is_absolute("shares", index, destination)?;
+            let tree = detach(&share::shown(share, index), !file);
+            let tree = tree.at(Root, || format!("opening share {name:?}"))?;
+            mounts.push(Mount { tree, name, destination, readonly: *readonly, file: *file });
+        }
+        // What is above comes before what is below.
+        mounts.sort_by_key(|mount| std::cmp::Reverse(parts(mount.destination).count()));
+        Ok(Self(mounts))
     }
 
     /// Mounts those that are to be above `destination`; the root is the container's by now.
     pub fn attach_above(&mut self, destination: &str) -> Result<(), Failure> {
-        let above = self.0.iter().position(|(volume, _)| is_above(&volume.destination, destination));
-        // They stand in the order in which they are to be mounted, the next one last.
+        let above = self.0.iter().position(|mount| is_above(mount.destination, destination));
         above.map_or(Ok(()), |at| self.attach_from(at))
     }
 
@@ -120,42 +142,60 @@ impl<'a> Detached<'a> {
 
     fn attach_from(&mut self, at: usize) -> Result<(), Failure> {
         while self.0.len() > at
-            && let Some((volume, tree)) = self.0.pop()
+            && let Some(mount) = self.0.pop()
         {
-            attach(volume, &tree)?;
+            mount.attach().at(Root, || format!("mounting {:?} on {}", mount.name, mount.destination))?;
         }
         Ok(())
     }
 }
 
-/// A mount of its own of the folder `data` at `target`, without a place.
-fn detach(target: &str) -> Result<OwnedFd, Errno> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let data = open(format!("{target}/{}", fill::DATA).as_str(), flags, Mode::empty())?;
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    open_tree(data, "", flags).map_err(|error| Errno::from_raw(error.raw_os_error()))
+impl Mount<'_> {
+    fn attach(&self) -> io::Result<()> {
+        let destination = Path::new(self.destination);
+        let folder = if self.file { destination.parent().unwrap_or(destination) } else { destination };
+        DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+        if self.file {
+            fs::OpenOptions::new().append(true).create(true).mode(0o644).open(destination)?;
+        }
+        // As mount(2): a symbolic link is followed, in the container's own root.
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
+        move_mount(&self.tree, "", CWD, destination, flags)?;
+        if self.readonly {
+            mounts::remount_read_only(self.destination)?;
+        }
+        Ok(())
+    }
 }
 
-fn attach(volume: &Volume, tree: &OwnedFd) -> Result<(), Failure> {
-    let Volume { name, destination, readonly, .. } = volume;
-    let what = || format!("mounting volume {name:?} on {destination}");
-    DirBuilder::new().recursive(true).mode(0o755).create(destination).at(Root, what)?;
-    // As mount(2): a symbolic link is followed, in the container's own root.
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
-    move_mount(tree, "", CWD, destination.as_str(), flags)
-        .map_err(|error| Errno::from_raw(error.raw_os_error()))
-        .at(Root, what)?;
-    if *readonly {
-        mounts::remount_read_only(destination).at(Root, what)?;
+fn is_absolute(field: &str, index: usize, destination: &str) -> Result<(), Failure> {
+    if destination.starts_with('/') {
+        return Ok(());
     }
-    Ok(())
+    Err(Failure::new(Root, format!("{field}[{index}].destination {destination:?} is not absolute")))
+}
+
+/// A mount of its own of what is at `path`, without a place. It is what it is to be, not a link to it.
+fn detach(path: &str, folder: bool) -> io::Result<OwnedFd> {
+    let kind = if folder { OFlags::DIRECTORY } else { OFlags::empty() };
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC | kind;
+    let found = rustix::fs::open(path, flags, Mode::empty())?;
+    if !folder && !File::from(found.try_clone()?).metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(open_tree(found, "", flags)?)
+}
+
+fn parts(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|part| !part.is_empty())
 }
 
 /// Whether `path` is in the folder `folder`, or the folder itself.
 fn is_above(folder: &str, path: &str) -> bool {
-    let mut path = path.split('/').filter(|part| !part.is_empty());
-    folder.split('/').filter(|part| !part.is_empty()).all(|part| path.next() == Some(part))
+    let mut path = parts(path);
+    parts(folder).all(|part| path.next() == Some(part))
 }
 
 #[cfg(test)]

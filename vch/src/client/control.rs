@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use anyhow::Result;
-use protocol::Event;
+use protocol::{Event, Stats};
 
 use crate::monitor::message::{Attach, Ended, ToClient, ToMonitor, ToMonitorLine};
 use crate::monitor::wait;
@@ -13,6 +13,7 @@ use crate::monitor::wait;
 pub struct Control {
     line: ToMonitorLine,
     ended: Option<Ended>,
+    stats: Option<Stats>,
 }
 
 /// What came of waiting.
@@ -41,7 +42,7 @@ impl Control {
             owner: false,
             size: None,
         }))?;
-        Ok(Self { line, ended: None })
+        Ok(Self { line, ended: None, stats: None })
     }
 
     /// Says `message`, and waits until the monitor has taken it.
@@ -51,6 +52,16 @@ impl Control {
     pub fn say(&mut self, message: &ToMonitor, deadline: Option<Instant>) -> Result<Heard> {
         self.line.link.send(message)?;
         self.until(deadline, |control| control.line.link.unheard() == 0)
+    }
+
+    /// What the container uses; none if it has ended, the monitor is gone, or the guest does not answer in time.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn stats(&mut self, deadline: Instant) -> Result<Option<Stats>> {
+        self.line.link.send(&ToMonitor::Stats)?;
+        self.until(Some(deadline), |control| control.stats.is_some())?;
+        Ok(self.stats.take())
     }
 
     /// Waits for the container's end.
@@ -85,8 +96,10 @@ impl Control {
                 return Ok(false);
             }
             while let Some(event) = self.line.link.event()? {
-                if let Event::Message(ToClient::Ended(ended)) = event {
-                    self.ended = Some(*ended);
+                match event {
+                    Event::Message(ToClient::Ended(ended)) => self.ended = Some(*ended),
+                    Event::Message(ToClient::Stats(stats)) => self.stats = Some(stats),
+                    _ => {}
                 }
             }
         }

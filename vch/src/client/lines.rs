@@ -69,6 +69,7 @@ impl Client<'_> {
                 self.progress.clear(self.stdio);
                 self.stderr.say(&format!("vch: warning: {text}"));
             }
+            ToClient::Stats(_) => {} // an answer to others
             ToClient::Console(line) => self.stderr.say(&format!("[guest] {line}")),
             ToClient::Ended(ended) => {
                 self.progress.clear(self.stdio);

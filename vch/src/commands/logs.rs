@@ -10,6 +10,7 @@ use nix::poll::{PollFd, PollFlags};
 
 use super::{Store, time};
 use crate::containers::{Container, State};
+use crate::guest_log;
 use crate::log::{Reader, Stream, Watch};
 use crate::monitor::wait;
 
@@ -40,6 +41,10 @@ pub struct Options {
     #[arg(short, long)]
     timestamps: bool,
 
+    /// What the guest's kernel and tether have said instead: warnings and worse, or all with run --debug
+    #[arg(long, conflicts_with_all = ["follow", "since", "timestamps"])]
+    guest: bool,
+
     #[command(flatten)]
     store: Store,
 }
@@ -61,6 +66,9 @@ fn tail(text: &str) -> Result<Tail> {
 /// There is no such container; the log cannot be read.
 pub fn run(options: &Options) -> Result<u8> {
     let container = options.store.container(&options.container)?;
+    if options.guest {
+        return guest(options, &container);
+    }
     let watch = if options.follow { Watch::new(&container.log()).ok() } else { None };
     let Some(mut reader) = options.reader(&container)? else { return Ok(0) };
     loop {
@@ -79,6 +87,20 @@ pub fn run(options: &Options) -> Result<u8> {
             }
             None => std::thread::sleep(TICK),
         }
+    }
+}
+
+fn guest(options: &Options, container: &Container) -> Result<u8> {
+    let text = guest_log::read(&container.dir)?;
+    let lines: Vec<_> = text.lines().collect();
+    let first = match options.tail {
+        Tail::All => 0,
+        Tail::Last(count) => lines.len().saturating_sub(usize::try_from(count).unwrap_or(usize::MAX)),
+    };
+    let text: String = lines.iter().skip(first).map(|line| format!("{line}\n")).collect();
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write the log"),
+        _ => Ok(0),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod port;
 pub mod ps;
 pub mod rm;
 pub mod run;
+pub mod stats;
 pub mod stop;
 pub mod time;
 pub mod volume;

@@ -39,7 +39,7 @@ pub struct Options {
 
 /// Forms of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(super) enum Format {
     /// For people.
     Table,
     /// An object a line.
@@ -64,7 +64,8 @@ pub fn run(options: &Options) -> Result<u8> {
         (true, _) => rows.iter().for_each(|(container, _)| text += &format!("{}\n", options.id(container))),
         (false, Format::Json) => rows.iter().for_each(|(c, state)| text += &options.object(c, state)),
         (false, Format::Table) => {
-            text += &table(rows.iter().map(|(container, state)| options.row(container, state)));
+            let head = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"];
+            text += &table(head, rows.iter().map(|(container, state)| options.row(container, state)));
         }
     }
     // Nobody reads any more: no failure.
@@ -97,15 +98,16 @@ impl Options {
 
     fn object(&self, container: &Container, state: &State) -> String {
         let record = &container.record;
-        let (name, code) = match state {
-            State::Created => ("created", None),
-            State::Running { .. } => ("running", None),
-            State::Exited { exit, .. } => ("exited", Some(exit.code)),
+        let (name, code, oom) = match state {
+            State::Created => ("created", None, false),
+            State::Running { .. } => ("running", None, false),
+            State::Exited { exit, .. } => ("exited", Some(exit.code), exit.oom),
         };
         let object = json!({
             "ID": self.id(container), "Names": record.name, "Image": record.image, "Command": self.command(container),
             "CreatedAt": record.created, "State": name, "Status": status(state), "ExitCode": code,
             "Ports": ports(container, state),
+            "OOMKilled": oom,
         });
         format!("{object}\n")
     }
@@ -128,12 +130,16 @@ fn status(state: &State) -> String {
     }
 }
 
-fn table(rows: impl Iterator<Item = [String; 7]>) -> String {
-    let head = ["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAMES"].map(str::to_owned);
+/// Lines of columns as wide as they need be.
+pub(super) fn table<const COLUMNS: usize>(
+    head: [&str; COLUMNS],
+    rows: impl Iterator<Item = [String; COLUMNS]>,
+) -> String {
+    let head = head.map(str::to_owned);
     let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 7] = std::array::from_fn(width);
-    let line = |row: &[String; 7]| {
+    let widths: [usize; COLUMNS] = std::array::from_fn(width);
+    let line = |row: &[String; COLUMNS]| {
         let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         format!("{}\n", cells.join("   ").trim_end())
     };

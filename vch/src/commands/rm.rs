@@ -6,7 +6,9 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use super::kill::say_to;
+use super::stop::patience;
 use super::{Store, each};
+use crate::client::control::Heard;
 use crate::containers::{Container, State};
 use crate::monitor::message::ToMonitor;
 use crate::volumes::Volumes;
@@ -57,6 +59,16 @@ pub fn run(options: &Options, say: impl Fn(&str)) -> Result<u8> {
 }
 
 fn stop(store: &Store, container: &Container) -> Result<()> {
+    // What it has written to its volumes is kept.
+    if !container.record.volumes.is_empty() {
+        let kill = ToMonitor::Signal { number: libc::SIGKILL, insists: false };
+        let end = Instant::now() + patience(container);
+        if let Ok(mut control) = say_to(store, container, &kill)
+            && matches!(control.wait(Some(end))?, Heard::Ended(_))
+        {
+            return Ok(());
+        }
+    }
     match say_to(store, container, &ToMonitor::Stop) {
         Ok(mut control) => control.wait(Some(Instant::now() + PATIENCE)).map(drop),
         Err(_) if matches!(container.state(), Ok(State::Exited { .. })) => Ok(()),

@@ -13,6 +13,13 @@ use crate::monitor::message::ToMonitor;
 
 /// How long the guest may take to end after its process was killed.
 const KILLED: Duration = Duration::from_secs(10);
+/// The same, when it has volumes to write to.
+const WRITE_OUT: Duration = Duration::from_secs(600);
+
+/// How long `container` may take to end when its process is dead.
+pub(super) fn patience(container: &Container) -> Duration {
+    if container.record.volumes.is_empty() { KILLED } else { WRITE_OUT }
+}
 
 /// Options of `vch stop`.
 #[derive(Debug, Clone, Args)]
@@ -49,7 +56,7 @@ fn stop(store: &Store, container: &Container, grace: Duration) -> Result<()> {
     let signal = |number| ToMonitor::Signal { number, insists: false };
     let steps = [
         (signal(container.record.stop_signal), grace),
-        (signal(libc::SIGKILL), KILLED),
+        (signal(libc::SIGKILL), patience(container)),
         (ToMonitor::Stop, KILLED),
     ];
     for (message, patience) in steps {

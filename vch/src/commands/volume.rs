@@ -1,6 +1,7 @@
 //! `vch volume`: volumes are made, listed, looked at, grown and removed. Words and forms are docker's.
 
 use std::io::{IsTerminal, Write};
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand, ValueEnum};
@@ -167,9 +168,10 @@ fn list(options: &Ls) -> Result<u8> {
 fn object(volumes: &Volumes, volume: &Volume) -> Result<Value> {
     let (size, used) = volume.sizes()?;
     let record = &volume.record;
-    let created = std::time::UNIX_EPOCH + std::time::Duration::from_secs(record.created);
+    let created = UNIX_EPOCH + Duration::from_secs(record.created);
+    let created = String::from_utf8_lossy(&stamp::format(created)).replace(".000000000Z", "Z");
     Ok(json!({
-        "CreatedAt": String::from_utf8_lossy(&stamp::format(created)),
+        "CreatedAt": created,
         "Driver": "local",
         "Labels": record.labels,
         "Mountpoint": volume.disk(),

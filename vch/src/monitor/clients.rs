@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use nix::poll::{PollFd, PollFlags};
-use protocol::Stream;
+use protocol::{Stats, Stream};
 
 use super::connection::{Connection, logged};
 use super::exec::Execs;
@@ -146,6 +146,19 @@ impl Clients {
     /// Tells those that do not know yet that the container runs.
     pub fn started(&mut self) {
         self.all.iter_mut().for_each(Connection::started);
+    }
+
+    /// Whether anyone wants to know what the container uses.
+    pub fn want_stats(&self) -> bool {
+        self.all.iter().any(|client| client.wants_stats)
+    }
+
+    /// Tells those what it uses.
+    pub fn give_stats(&mut self, stats: Stats) {
+        for client in self.all.iter_mut().filter(|client| client.wants_stats) {
+            client.wants_stats = false;
+            client.send(&ToClient::Stats(stats));
+        }
     }
 
     /// How much more of a stream may come from the guest.

@@ -24,6 +24,8 @@ pub struct Connection {
     pub attach: Option<Attach>,
     /// What it wants instead: then it is none of those that watch the container.
     pub exec: Option<Box<Exec>>,
+    /// Whether it has asked what the container uses.
+    pub wants_stats: bool,
     /// Of stdout and stderr.
     outputs: [Place; 2],
     /// Whether it was told that the container runs.
@@ -64,6 +66,7 @@ impl Connection {
             line: Line::accepted(line)?,
             attach: None,
             exec: None,
+            wants_stats: false,
             outputs: Default::default(),
             started: false,
             told: false,
@@ -100,6 +103,7 @@ impl Connection {
                     self.exec = Some(exec);
                     return None;
                 }
+                (Ok(Some(Event::Message(ToMonitor::Stats))), Some(_)) => self.wants_stats = true,
                 (Ok(Some(Event::Message(message))), Some(_)) => return Some(message),
                 (Ok(Some(Event::Connected(_))), _) => {}
                 (Ok(None), _) => return None,

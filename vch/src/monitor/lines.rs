@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 
 use super::message::ToClient;
+use super::power_button::Button;
 use super::relay::{AGAIN, CHUNK, ERRORS, LAST_WORDS, Relay, Source};
 use crate::containers::State;
 use crate::conversation::Phase;
@@ -34,6 +35,7 @@ impl Relay<'_> {
         let before = self.talk.phase().clone();
         let received = self.talk.receive(arrival, &chunk);
         self.warn_of_damage();
+        self.warn_of_victims();
         received?;
         if before != *self.talk.phase() {
             self.entered();
@@ -50,6 +52,15 @@ impl Relay<'_> {
             );
             let line = format!("{what}; without the file, the next run makes it anew");
             self.clients.tell(&ToClient::Warning(line));
+        }
+    }
+
+    /// Says which processes memory ran out for.
+    fn warn_of_victims(&mut self) {
+        for (pid, name) in self.talk.victims.drain(..) {
+            let line = format!("memory ran out, and the guest's kernel has killed process {name:?} ({pid})");
+            self.guest_log.add(&format!("vch: {line}"));
+            self.clients.mention(&ToClient::Warning(line));
         }
     }
 
@@ -104,6 +115,7 @@ impl Relay<'_> {
         if count == 0 {
             lines.extend(self.console.flush());
         }
+        lines.iter().for_each(|line| self.guest_log.add(line));
         if self.debug {
             lines.into_iter().for_each(|line| self.clients.mention(&ToClient::Console(line)));
         }
@@ -121,6 +133,8 @@ impl Relay<'_> {
         for event in self.monitor.receive(chunk.get(..count).unwrap_or_default()) {
             match event {
                 Event::Shutdown(reason) => self.shutdown = Some(reason),
+                Event::PowerButton if self.button == Button::Up => self.button = Button::Pressed,
+                Event::PowerButton => {}
                 Event::Resumed => self.talk.refresh()?,
                 Event::DiskError { no_space: true, .. } => {
                     return Err(anyhow!(

@@ -2,7 +2,7 @@
 //! client is in the host's place.
 
 use protocol::oci::{ConsoleSize, Process};
-use protocol::{Link, Stream};
+use protocol::{Link, Stats, Stream};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::Outcome;
@@ -39,6 +39,8 @@ pub enum ToMonitor {
         /// Columns.
         width: u16,
     },
+    /// Say what the container uses, as soon as it runs: [`ToClient::Stats`].
+    Stats,
     /// Nobody reads this stream any more: stop the VM.
     Closed(Stream),
     /// Stop the VM.
@@ -96,6 +98,8 @@ pub enum ToClient {
     Started,
     /// Something that the user is to know of.
     Warning(String),
+    /// What the container uses.
+    Stats(Stats),
     /// A line of the guest's console.
     Console(String),
     /// The container has ended. Its output, which this may overtake, ends, too.

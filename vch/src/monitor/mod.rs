@@ -3,7 +3,7 @@
 //! `vch run` starts it as a process of its own, which nobody waits for: clients come and go. It may be killed with -9 at any
 //! instant: the VM goes on, and whoever looks for the container next starts [another monitor](adopt) for it.
 //!
-//! - [`relay`]: the event loop, `lines`: what comes from the VM, `obey`: from the clients, [`stop`]: when it is over; [`clients`], [`connection`], `exec`: who is there; [`message`]: what they say
+//! - [`relay`]: the event loop, `lines`: what comes from the VM, `obey`: from the clients, `power_button`, [`stop`]: when it is over; [`clients`], [`connection`], `exec`: who is there; [`message`]: what they say
 
 pub mod adopt;
 pub mod clients;
@@ -13,6 +13,7 @@ mod host_clock;
 mod lines;
 pub mod message;
 mod obey;
+mod power_button;
 pub mod relay;
 pub mod stop;
 pub mod wait;
@@ -38,6 +39,7 @@ use crate::log::{Limits, Offsets, Writer};
 use crate::options::RunOptions;
 use crate::timeline::Clock;
 use crate::vm::{Home, Vm};
+use crate::volumes::share;
 use crate::{name, network, random, scratch, signal_names, spec, volumes};
 
 pub use obey::asks_to_end;
@@ -171,7 +173,8 @@ fn start(
     let in_spec = layers.iter().map(|layer| layer.spec(options.verity)).collect::<Result<_>>()?;
     let disks = Disks { layers: in_spec, scratch: uuid };
     let mut machine = spec::compose(&config, options, &id, disks, attach.size, host_variable)?;
-    let mut volumes = volumes::attach::attach(&store, options.volumes.all(), &config)?;
+    let mut volumes =
+        volumes::attach::attach(&store, &options.volumes.all(), &options.limits.tmpfs, &config)?;
     volumes.tell(&mut machine);
     let length = serde_json::to_vec(&machine)?.len();
     ensure!(
@@ -200,6 +203,8 @@ fn start(
     clients.tell(&ToClient::Created(id));
     clients.flush();
     let home = Home { container: &kept.container, outlives: life == Life::Own };
+    let share = |wanted| share::Running::start(wanted, &kept.container, home.outlives);
+    let mut shares = volumes.shares.iter().map(share).collect::<Result<Vec<_>>>()?;
     let (mut vm, wires) = Vm::start(
         &kept.container.record.name,
         Some(home),
@@ -209,6 +214,7 @@ fn start(
         &scratch,
         &layers,
         &volumes.volumes,
+        &shares,
         &network,
     )?;
     clock.step("QEMU is started");
@@ -225,7 +231,10 @@ fn start(
     };
     let mut relay = Relay::new(plan, wires, &kept.container, clients, &mut kept.log, clock)?;
     relay.bound = life == Life::Bound;
-    relay.run().map_err(|error| explain(error, &mut vm))
+    relay.run().map_err(|error| match shares.iter_mut().find_map(share::Running::trouble) {
+        Some(trouble) => error.context(trouble),
+        None => explain(error, &mut vm),
+    })
 }
 
 /// Runs `plan` in the VM behind `wires`, which is `container`'s, for the client at the other end of `first`.
@@ -273,7 +282,7 @@ fn interrupted(clients: &mut Clients) -> Result<Option<Signal>> {
                 Ok(signal) => return Ok(Some(signal)),
             },
             ToMonitor::Closed(_) | ToMonitor::Stop => return Ok(Some(Signal::SIGKILL)),
-            ToMonitor::Attach(_) | ToMonitor::Exec(_) | ToMonitor::Resize { .. } => {}
+            _ => {}
         }
     }
     Ok(clients.is_empty().then_some(Signal::SIGHUP))

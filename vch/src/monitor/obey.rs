@@ -21,7 +21,7 @@ impl Relay<'_> {
                 ToMonitor::Closed(stream) => Some(End::Closed(stream)),
                 ToMonitor::Stop => Some(End::Killed(Signal::SIGKILL)),
                 // Taken down already.
-                ToMonitor::Attach(_) | ToMonitor::Exec(_) => None,
+                ToMonitor::Attach(_) | ToMonitor::Exec(_) | ToMonitor::Stats => None,
             };
             if end.is_some() {
                 return Ok(end);
@@ -31,7 +31,7 @@ impl Relay<'_> {
         Ok(abandoned.then_some(End::Killed(Signal::SIGHUP)))
     }
 
-    fn signal(&mut self, number: i32, insists: bool) -> Result<Option<End>> {
+    pub(super) fn signal(&mut self, number: i32, insists: bool) -> Result<Option<End>> {
         let known = Signal::try_from(number).ok();
         let again = insists && known.is_some_and(asks_to_end) && self.forwarded.is_some_and(asks_to_end);
         match (self.talk.phase(), known) {
@@ -43,6 +43,12 @@ impl Relay<'_> {
                 }
                 Ok(None)
             }
+            // What it has written to its volumes is not to be lost: only its process ends at once.
+            (Phase::Running, _) if self.has_volumes() => {
+                self.talk.signal(libc::SIGKILL)?;
+                Ok(None)
+            }
+            (Phase::Draining(_) | Phase::Stopping(_), _) if self.has_volumes() => Ok(None),
             (Phase::Stopping(status), _) => Ok(Some(End::Exited(*status))),
             (_, Some(Signal::SIGUSR1 | Signal::SIGUSR2) | None) => Ok(None),
             (_, Some(signal)) => Ok(Some(End::Killed(signal))),
@@ -57,6 +63,21 @@ impl Relay<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Asks the guest what it uses, for those who want to know, and tells them its answer.
+    pub(super) fn stats(&mut self) -> Result<()> {
+        if let Some(stats) = self.talk.stats.take() {
+            self.clients.give_stats(stats);
+        }
+        if *self.talk.phase() == Phase::Running
+            && self.talk.is_connected()
+            && self.clients.want_stats()
+            && self.talk.link.unheard() < CHUNK
+        {
+            self.talk.ask()?;
+        }
+        Ok(())
     }
 
     pub(super) fn stdin(&mut self) -> Result<()> {

@@ -17,11 +17,13 @@ use super::clients::{Caller, Clients};
 use super::connection::logged;
 use super::host_clock::HostClock;
 use super::message::ToClient;
+use super::power_button::Button;
 use super::wait;
 use crate::console::Console;
 use crate::containers::Container;
 use crate::conversation::{Conversation, Phase, SESSION};
 use crate::exit::{End, Outcome};
+use crate::guest_log::GuestLog;
 use crate::layers::OpenLayer;
 use crate::log::Writer;
 use crate::qmp::{CAPABILITIES, Monitor};
@@ -30,6 +32,8 @@ use crate::vm::Wires;
 
 /// How long the guest may take to unmount and power off. Nothing that it could still do would be kept.
 pub(super) const POWER_OFF: Duration = Duration::from_secs(10);
+/// The same, when it has volumes: what the container has written may be in its memory only.
+pub(super) const WRITE_OUT: Duration = Duration::from_secs(600);
 /// How long a kernel that has panicked may take to reset the machine.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The most that is kept of QEMU's stderr, in bytes.
@@ -74,6 +78,7 @@ pub struct Relay<'a> {
     pub(super) clients: &'a mut Clients,
     pub(super) log: &'a mut Writer,
     pub(super) console: Console,
+    pub(super) guest_log: GuestLog,
     pub(super) monitor: Monitor,
     /// None where it cannot be watched.
     host_clock: Option<HostClock>,
@@ -84,6 +89,8 @@ pub struct Relay<'a> {
     pub(super) shutdown: Option<String>,
     pub(super) forwarded: Option<Signal>,
     pub(super) deadline: Option<Instant>,
+    /// The machine's power button.
+    pub(super) button: Button,
     /// There was nothing to do at the last look.
     pub(super) idle: bool,
     /// When something is tried again that the host had no room for.
@@ -141,6 +148,7 @@ impl<'a> Relay<'a> {
             clients,
             log,
             console: Console::default(),
+            guest_log: GuestLog::of(&container.dir),
             monitor: Monitor::default(),
             host_clock: HostClock::watch().ok(),
             errors: Vec::new(),
@@ -148,6 +156,7 @@ impl<'a> Relay<'a> {
             shutdown: None,
             forwarded: None,
             deadline: None,
+            button: Button::default(),
             idle: false,
             again: None,
             boot_timeout: Duration::ZERO,
@@ -164,7 +173,9 @@ impl<'a> Relay<'a> {
     /// The VM ended without an exit report, did not come up in time, or lied: [`Gone`](super::stop::Gone) where the VM has
     /// ended by itself.
     pub fn run(mut self) -> Result<Outcome> {
-        let end = self.turn_until_the_end()?;
+        let end = self.turn_until_the_end();
+        self.show_last_words(&end);
+        let end = end?;
         self.clock.step("the VM has ended");
         Ok(Outcome {
             end,
@@ -183,7 +194,7 @@ impl<'a> Relay<'a> {
             self.flush()?;
             self.wires.channel.turn(&mut self.talk.link)?;
             let due = self.wires.channel.due();
-            let wake = self.deadline.into_iter().chain(self.again).chain(due).min();
+            let wake = self.deadline.into_iter().chain(self.again).chain(due).chain(self.button.due()).min();
             let ready = wait::ready(&self.interests(), wake)?;
             self.idle = ready.is_empty();
             if self.again.is_some_and(|again| again <= Instant::now()) {
@@ -195,7 +206,11 @@ impl<'a> Relay<'a> {
             if let Some(end) = self.obey()? {
                 return Ok(end);
             }
+            if let Some(end) = self.power_button()? {
+                return Ok(end);
+            }
             self.stdin()?;
+            self.stats()?;
             self.clients.execs.turn(&self.container.record.name, &mut self.talk)?;
             for stream in OUTPUTS {
                 self.output(stream);

@@ -4,8 +4,10 @@ use std::fmt;
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
+use protocol::Stage;
 
-use super::relay::{ERRORS, POWER_OFF, Relay};
+use super::message::ToClient;
+use super::relay::{ERRORS, POWER_OFF, Relay, WRITE_OUT};
 use crate::conversation::Phase;
 use crate::exit::End;
 use crate::text::harmless;
@@ -33,7 +35,8 @@ impl Relay<'_> {
         let gone = self.open.is_empty();
         let drained = self.talk.drained();
         if self.talk.acknowledge()? {
-            self.deadline = Some(Instant::now() + POWER_OFF);
+            let patience = if self.has_volumes() { WRITE_OUT } else { POWER_OFF };
+            self.deadline = Some(Instant::now() + patience);
         }
         // What has come in time may have waited for us, not the other way round.
         let late = self.idle && self.deadline.is_some_and(|deadline| deadline <= Instant::now());
@@ -44,35 +47,58 @@ impl Relay<'_> {
             }
             // It may have said how the container ended, but not all that the container did.
             Phase::Booting | Phase::Starting | Phase::Running | Phase::Draining(_) if gone && drained => {
-                Err(self.gone().into())
+                self.panicked().map_or_else(|| Err(self.gone().into()), |end| Ok(Some(end)))
             }
-            Phase::Booting | Phase::Starting | Phase::Running if late => Err(self.late()),
+            Phase::Booting | Phase::Starting | Phase::Running if late => {
+                self.panicked().map_or_else(|| Err(self.late()), |end| Ok(Some(end)))
+            }
             _ => Ok(None),
         }
     }
 
-    /// Why the VM is gone: the kernel's word, QEMU's, or a guess.
+    /// The end, if it is the kernel that has given up.
+    fn panicked(&self) -> Option<End> {
+        let reason = format!("after {:.1} s: {}", self.clock.seconds(), self.console.panic()?);
+        Some(End::Panicked { reason, log: self.console.tail() })
+    }
+
+    /// Tells the clients what the guest's console said last, when that may be why it has ended so; unless they have seen it.
+    pub(super) fn show_last_words(&mut self, end: &Result<End>) {
+        let of_use = match end {
+            Ok(End::Failed(failure)) => !matches!(failure.stage, Stage::Spec | Stage::Config | Stage::Exec),
+            Ok(End::Panicked { .. }) | Err(_) => true,
+            Ok(_) => false,
+        };
+        if of_use && !self.debug {
+            for line in self.console.tail() {
+                self.clients.mention(&ToClient::Console(line));
+            }
+        }
+    }
+
+    /// Whether anything that the guest still does will be kept.
+    pub(super) fn has_volumes(&self) -> bool {
+        !self.container.record.volumes.is_empty()
+    }
+
+    /// Why the VM is gone: QEMU's word, or a guess.
     fn gone(&self) -> Gone {
         let errors = harmless(&self.errors, ERRORS);
         let whereabouts = self.talk.whereabouts();
         let seconds = self.clock.seconds();
-        let (why, known) = match (self.console.panic(), &self.shutdown) {
-            (Some(panic), _) => (format!("the guest's kernel gave up after {seconds:.1} s: {panic}"), true),
-            (None, Some(reason)) if reason.starts_with("guest-") => {
+        let (why, known) = match &self.shutdown {
+            Some(reason) if reason.starts_with("guest-") => {
                 let what = if reason == "guest-reset" { "reset itself" } else { "switched itself off" };
                 (format!("the guest {what} after {seconds:.1} s: {whereabouts}{}", self.last_words()), true)
             }
-            (None, Some(reason)) => (format!("QEMU stopped the VM ({reason}): {whereabouts}"), false),
-            (None, None) if !errors.is_empty() => (format!("QEMU failed: {errors}"), true),
-            (None, None) => (format!("the VM has ended by itself: {whereabouts}"), false),
+            Some(reason) => (format!("QEMU stopped the VM ({reason}): {whereabouts}"), false),
+            None if !errors.is_empty() => (format!("QEMU failed: {errors}"), true),
+            None => (format!("the VM has ended by itself: {whereabouts}"), false),
         };
         Gone { why, known }
     }
 
     fn late(&self) -> anyhow::Error {
-        if let Some(panic) = self.console.panic() {
-            return anyhow!("the guest's kernel gave up after {:.1} s: {panic}", self.clock.seconds());
-        }
         anyhow!(
             "the container did not start within {} s: {}{}; --debug shows the kernel's log, --boot-timeout gives more time",
             self.boot_timeout.as_secs(),

@@ -354,7 +354,8 @@ fn a_panic_is_quoted() {
         guest.console.write_all(b"[ 1.0] Kernel panic - not syncing: Attempted to kill init!\r\n").unwrap();
         guest.monitor.write_all(b"{\"event\":\"SHUTDOWN\",\"data\":{\"reason\":\"guest-reset\"}}\n").unwrap();
     };
-    let told = error(between(guest, drop, MINUTE));
+    let sentence = |ran: Result<Outcome>| ran.unwrap().sentence().unwrap();
+    let told = sentence(between(guest, drop, MINUTE));
     assert!(told.contains("gave up after 0."), "{told}");
     assert!(told.ends_with("Kernel panic - not syncing: Attempted to kill init!"), "{told}");
     // The same, when the machine does not reset.
@@ -363,7 +364,7 @@ fn a_panic_is_quoted() {
         guest.console.write_all(b"Kernel panic - not syncing: stuck\n").unwrap();
         while guest.pump() {}
     };
-    assert!(error(between(hangs, drop, MINUTE)).contains("not syncing: stuck"));
+    assert!(sentence(between(hangs, drop, MINUTE)).contains("not syncing: stuck"));
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub struct VolumeOptions {
 
 impl VolumeOptions {
     /// All of them.
-    pub fn all(&self) -> impl Iterator<Item = &Mount> {
-        self.volume.iter().chain(&self.mount)
+    pub fn all(&self) -> Vec<Mount> {
+        self.volume.iter().chain(&self.mount).cloned().collect()
     }
 }

@@ -157,11 +157,10 @@ fn rules(seccomp: &Seccomp, arch: Arch) -> Result<BTreeMap<u32, Rules>> {
                 // As in runc: of several conditions on one argument, each is a rule of its own.
                 let twice =
                     (0..6).any(|i| rule.args.iter().filter(|argument| argument.index == i).count() > 1);
-                match twice {
-                    true => {
-                        rules.conditional.extend(rule.args.iter().map(|argument| (vec![*argument], value)))
-                    }
-                    false => rules.conditional.push((rule.args.clone(), value)),
+                if twice {
+                    rules.conditional.extend(rule.args.iter().map(|argument| (vec![*argument], value)));
+                } else {
+                    rules.conditional.push((rule.args.clone(), value));
                 }
                 continue;
             }

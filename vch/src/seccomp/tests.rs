@@ -24,7 +24,7 @@ fn run(filter: &protocol::Seccomp, call: Call) -> u32 {
     let load = |offset: u32| match offset {
         0 => call.number,
         4 => call.arch,
-        16.. if offset % 8 == 0 => call.arguments[(offset as usize - 16) / 8] as u32,
+        16.. if offset.is_multiple_of(8) => (call.arguments[(offset as usize - 16) / 8] & 0xffff_ffff) as u32,
         16.. => (call.arguments[(offset as usize - 20) / 8] >> 32) as u32,
         _ => panic!("offset {offset}"),
     };
@@ -164,7 +164,8 @@ fn comparisons() {
         u64::MAX - 1,
         u64::MAX,
     ];
-    let operators: [(Operator, fn(u64, u64) -> bool); 6] = [
+    type Comparison = fn(u64, u64) -> bool;
+    let operators: [(Operator, Comparison); 6] = [
         (Operator::Ne, |a, b| a != b),
         (Operator::Lt, |a, b| a < b),
         (Operator::Le, |a, b| a <= b),
@@ -281,12 +282,13 @@ fn long_programs() {
 fn bad_values_are_named() {
     let is = |index| Argument { index, value: 0, value_two: 0, op: Operator::Eq };
     let good = || filter(Action::Errno, vec![rule(&["chdir"], Action::Errno, vec![])]);
-    let rows: [(&str, fn(&mut Seccomp)); 6] = [
+    type Change = fn(&mut Seccomp);
+    let rows: [(&str, Change); 6] = [
         ("linux.seccomp.flags: \"SECCOMP_FILTER_FLAG_NEW\"", |s| {
-            s.flags = Some(vec!["SECCOMP_FILTER_FLAG_NEW".into()])
+            s.flags = Some(vec!["SECCOMP_FILTER_FLAG_NEW".into()]);
         }),
         ("linux.seccomp.architectures: \"SCMP_ARCH_ARM\"", |s| {
-            s.architectures = vec!["SCMP_ARCH_ARM".into()]
+            s.architectures = vec!["SCMP_ARCH_ARM".into()];
         }),
         ("linux.seccomp.defaultErrnoRet: 4096", |s| s.default_errno_ret = Some(4096)),
         ("linux.seccomp.syscalls[0].errnoRet: only", |s| {
@@ -294,7 +296,7 @@ fn bad_values_are_named() {
         }),
         ("linux.seccomp.syscalls[0].names is empty", |s| s.syscalls[0].names.clear()),
         ("linux.seccomp.syscalls[1]: a rule before", |s| {
-            s.syscalls.push(rule(&["chdir"], Action::Allow, vec![]))
+            s.syscalls.push(rule(&["chdir"], Action::Allow, vec![]));
         }),
     ];
     for (named, change) in rows {

@@ -11,11 +11,14 @@ use oci_spec::image::Config;
 use protocol::{MachineSpec, oci};
 
 use super::parse::place;
-use super::{Mount, New, Source, Volume, Volumes, lock};
+use super::{Mount, New, Source, Volume, Volumes, lock, share};
 use crate::containers::Containers;
 
 /// The most volumes: together with the layers the guest has room for some 100 disks.
 const MOST: usize = 64;
+
+/// The most folders of the host's: each has a process.
+const MOST_SHARES: usize = 16;
 
 /// A volume's disk, open, and locked as long as it is.
 #[derive(Debug)]
@@ -32,8 +35,10 @@ pub struct OpenVolume {
 #[derive(Debug)]
 pub struct Attached {
     store: PathBuf,
-    /// Volumes: what is above comes before what is below.
+    /// Volumes.
     pub volumes: Vec<OpenVolume>,
+    /// Folders and files of the host's.
+    pub shares: Vec<share::Wanted>,
     /// Memory to be mounted.
     tmpfs: Vec<oci::Mount>,
     /// Volumes without a name that were made, and that are removed again when it comes to nothing.
@@ -41,16 +46,14 @@ pub struct Attached {
 }
 
 /// Opens and locks the volumes for a container that is made of an image with that `config`; those that are not there are made.
+/// `tmpfs` is what the user says of memory elsewhere: its places are taken.
 ///
 /// # Errors
 /// Two want the same place; a volume is in use; what is asked for cannot be done; the store's.
-pub fn attach<'a>(
-    store: &Path,
-    wanted: impl Iterator<Item = &'a Mount>,
-    config: &Config,
-) -> Result<Attached> {
-    let mut wanted: Vec<Mount> = wanted.cloned().collect();
-    let mut places = BTreeSet::new();
+pub fn attach(store: &Path, wanted: &[Mount], tmpfs: &[String], config: &Config) -> Result<Attached> {
+    let mut wanted = wanted.to_vec();
+    let taken = tmpfs.iter().map(|text| text.split(':').next().unwrap_or_default());
+    let mut places = taken.map(place).collect::<Result<BTreeSet<_>>>()?;
     for mount in &wanted {
         ensure!(places.insert(mount.target.clone()), "two things are to be mounted on {}", mount.target);
     }
@@ -60,8 +63,10 @@ pub fn attach<'a>(
             wanted.push(Mount { source: Source::anonymous(), target, readonly: false });
         }
     }
+    // Of memory, what is above comes before what is below; of the others, the guest sees to it.
     wanted.sort_by_key(|mount| mount.target.matches('/').count());
-    let mut attached = Attached { store: store.to_owned(), volumes: vec![], tmpfs: vec![], fresh: vec![] };
+    let mut attached =
+        Attached { store: store.to_owned(), volumes: vec![], shares: vec![], tmpfs: vec![], fresh: vec![] };
     if wanted.is_empty() {
         return Ok(attached);
     }
@@ -92,7 +97,13 @@ impl Attached {
                 self.volumes.push(open);
             }
             Source::Tmpfs { size, mode } => self.tmpfs.push(tmpfs(target, readonly, size, mode)),
-            Source::Bind(path) => bail!("{}: folders of the host cannot be mounted yet", path.display()),
+            Source::Bind(path) => {
+                ensure!(
+                    self.shares.len() < MOST_SHARES,
+                    "a containerVM has {MOST_SHARES} folders of the host's at most"
+                );
+                self.shares.push(share::Wanted::new(path, self.shares.len(), target, readonly)?);
+            }
         }
         Ok(())
     }
@@ -141,9 +152,11 @@ impl Attached {
     pub fn tell(&mut self, machine: &mut MachineSpec) {
         let mounts = &mut machine.config.mounts;
         let places = self.volumes.iter().map(|volume| &volume.spec.destination);
+        let places = places.chain(self.shares.iter().map(|share| &share.spec.destination));
         let places: Vec<_> = places.chain(self.tmpfs.iter().map(|mount| &mount.destination)).collect();
         mounts.retain(|mount| !places.contains(&&mount.destination));
         mounts.extend(self.tmpfs.iter().cloned());
+        machine.shares = self.shares.iter().map(|share| share.spec.clone()).collect();
         machine.volumes = self.volumes.iter().map(|volume| volume.spec.clone()).collect();
     }
 

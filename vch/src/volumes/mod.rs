@@ -12,11 +12,12 @@
 //! one has it is asked of the kernel; nothing on the disk is trusted, for the container could write it. Only the user can look
 //! into it.
 //!
-//! [`parse`]: what the user says; [`attach`]: what a VM gets
+//! [`parse`]: what the user says; [`attach`]: what a VM gets; [`share`]: folders of the host's
 
 pub mod attach;
 pub mod parse;
 mod record;
+pub mod share;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -165,6 +166,8 @@ impl Volumes {
             None => random::id().context("cannot make a volume's name up")?,
         };
         if let Some(volume) = self.get(&name)? {
+            let same = new.labels.is_empty() || new.labels == volume.record.labels;
+            ensure!(same, "volume {name:?} is there already, with other labels");
             if let Some(size) = new.size {
                 volume.grow(size)?;
             }

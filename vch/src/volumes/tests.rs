@@ -46,6 +46,8 @@ fn made_found_grown_and_removed() {
     let again = create(&volumes, named("db", 2 * LEAST)).unwrap();
     assert_eq!((again.record.uuid, again.sizes().unwrap().0), (db.record.uuid, 2 * LEAST));
     create(&volumes, New { size: None, ..named("db", 0) }).unwrap();
+    let other_labels = New { labels: [("a".into(), "c".into())].into(), ..named("db", 2 * LEAST) };
+    assert!(create(&volumes, other_labels).unwrap_err().to_string().contains("other labels"));
     let error = create(&volumes, named("db", LEAST)).unwrap_err().to_string();
     assert!(error.contains("can grow, but not shrink"), "{error}");
 
@@ -109,7 +111,7 @@ fn what_a_machine_gets() {
         "disks": {"layers": [], "scratch": Uuid::nil()},
     }))
     .unwrap();
-    let mut attached = attach(dir.path(), wanted.iter(), &config).unwrap();
+    let mut attached = attach(dir.path(), &wanted, &[], &config).unwrap();
     attached.tell(&mut machine);
     let places: Vec<_> = machine.volumes.iter().map(|volume| volume.destination.as_str()).collect();
     assert_eq!(places, ["/cache", "/dev/shm", "/a/b/c", "/var/lib/db"]);
@@ -118,22 +120,25 @@ fn what_a_machine_gets() {
     assert_eq!(volumes.list().unwrap().len(), 4);
 
     // One at a time, and each once.
-    let error = attach(dir.path(), wanted[1..2].iter(), &Config::default()).unwrap_err().to_string();
+    let error = attach(dir.path(), &wanted[1..2], &[], &Config::default()).unwrap_err().to_string();
     assert!(error.contains("volume db is in use"), "{error}");
     // What was made for nothing is gone again, but for what has a name.
     drop(attached);
     assert_eq!(volumes.list().unwrap().len(), 3);
     let twice = ["db:/x", "db:/y"].map(|text| parse::volume(text).unwrap());
-    let error = attach(dir.path(), twice.iter(), &Config::default()).unwrap_err().to_string();
+    let error = attach(dir.path(), &twice, &[], &Config::default()).unwrap_err().to_string();
     assert!(error.contains("mounted twice"), "{error}");
+    let tmpfs = ["/y:size=1m".to_owned()];
+    let error = attach(dir.path(), &twice[1..], &tmpfs, &Config::default()).unwrap_err().to_string();
+    assert!(error.contains("two things are to be mounted on /y"), "{error}");
     let same = ["db:/x", "other:/x/"].map(|text| parse::volume(text).unwrap());
-    let error = attach(dir.path(), same.iter(), &Config::default()).unwrap_err().to_string();
+    let error = attach(dir.path(), &same, &[], &Config::default()).unwrap_err().to_string();
     assert!(error.contains("two things are to be mounted on /x"), "{error}");
     // Never filled: the first one has it alone, even to read.
     let read = [parse::volume("db:/x:ro").unwrap()];
-    let first = attach(dir.path(), read.iter(), &Config::default()).unwrap();
+    let first = attach(dir.path(), &read, &[], &Config::default()).unwrap();
     assert!(first.volumes[0].spec.readonly && !first.volumes[0].spec.shared);
-    assert!(attach(dir.path(), read.iter(), &Config::default()).is_err());
+    assert!(attach(dir.path(), &read, &[], &Config::default()).is_err());
 }
 
 #[test]

@@ -193,7 +193,7 @@ impl Bench {
         let network = vch::network::Host::open(&options.network, "", &[], &self.folder)?;
         let (before, start) = (cpu_of_children()?, Instant::now());
         let (mut vm, mut wires) =
-            vch::vm::Vm::start("floor", None, &options, accel, &boot, &scratch, &[], &[], &network)?;
+            vch::vm::Vm::start("floor", None, &options, accel, &boot, &scratch, &[], &[], &[], &network)?;
         if let Some(trouble) = vm.wait()? {
             bail!("the floor's VM: {trouble}");
         }

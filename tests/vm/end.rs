@@ -1,0 +1,134 @@
+//! The end of a containerVM: asked for in all ways, by whoever, and whatever the container is doing. What it has written is on its
+//! volumes then, which are clean.
+
+use crate::background::Background;
+use crate::harness::{Test, eventually, options, probe, qemus, run, temporary};
+use crate::tests;
+use crate::volumes::is_clean;
+use anyhow::{Context, Result, ensure};
+use image_builder::disk::Disk;
+use image_builder::testimage::{self, Tar};
+use oci_spec::image::Config;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use vch::volumes::{Volume, Volumes, parse};
+
+pub fn tests() -> Vec<Test> {
+    tests![power_button, frozen, removed_while_it_writes, fork_bomb, full_disks, orphans]
+}
+
+/// `vch run -d` of a script, once it has said that it is ready.
+fn ready(name: &'static str, options: &[&str], script: &str) -> Result<Background> {
+    let vm = Background::run(name, options, &["sh", "-c", script])?;
+    let mut logs = vm.cli(&["logs", "-f", name]).spawn()?;
+    let mut line = String::new();
+    let read = BufReader::new(logs.stdout.as_mut().context("no stdout")?).read_line(&mut line);
+    let _ = logs.kill();
+    let _ = logs.wait();
+    read?;
+    ensure!(line == "ready\n", "{name} says {line:?}");
+    Ok(vm)
+}
+
+fn volume(vm: &Background) -> Result<Volume> {
+    Volumes::of(vm.store.path()).find("end-data")
+}
+
+/// What is in a file of a clean volume.
+fn on(volume: &Volume, path: &str) -> Result<String> {
+    is_clean(volume)?;
+    let disk = Disk::open(&volume.disk())?;
+    let mut text = String::new();
+    disk.contents(&disk.find(format!("/data/{path}").as_bytes(), false)?)?.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// An order to QEMU, as an administrator would give it.
+fn order(socket: &Path, name: &str) -> Result<()> {
+    let mut qmp = BufReader::new(UnixStream::connect(socket)?);
+    for name in ["qmp_capabilities", name] {
+        writeln!(qmp.get_mut(), "{{\"execute\":\"{name}\"}}")?;
+        let mut line = String::new();
+        while !line.contains("\"return\"") {
+            line.clear();
+            ensure!(qmp.read_line(&mut line)? > 0, "QEMU is gone");
+            ensure!(!line.contains("\"error\""), "{line}");
+        }
+    }
+    Ok(())
+}
+
+/// The power button gives the stop signal, and the machine ends as the container does.
+fn power_button() -> Result<()> {
+    let dir = temporary()?;
+    let socket = dir.path().join("qmp");
+    let qmp = format!("--qemu-arg=unix:{},server=on,wait=off", socket.display());
+    let script = "trap 'echo bye > /data/bye; exit 7' TERM; echo ready; while :; do sleep 1; done";
+    let vm = ready("end-button", &["-v", "end-data:/data", "--qemu-arg=-qmp", &qmp], script)?;
+    order(&socket, "system_powerdown")?;
+    ensure!(vm.said(&["wait", "end-button"])? == "7\n");
+    eventually("the VM is gone", || qemus("end-button") == 0)?;
+    ensure!(on(&volume(&vm)?, "bye")? == "bye\n");
+    Ok(())
+}
+
+/// A container that has frozen itself is killed all the same, and its volume is clean.
+fn frozen() -> Result<()> {
+    let script = "mount -o remount,rw /sys/fs/cgroup; echo text > /data/file; echo ready; \
+        echo 1 > /sys/fs/cgroup/cgroup.freeze; echo thawed";
+    let vm = ready("end-frozen", &["--privileged", "-v", "end-data:/data"], script)?;
+    vm.said(&["stop", "-t", "1", "end-frozen"])?;
+    ensure!(vm.said(&["wait", "end-frozen"])? == "137\n");
+    ensure!(vm.said(&["logs", "end-frozen"])? == "ready\n", "it was not frozen");
+    ensure!(on(&volume(&vm)?, "file")? == "text\n");
+    Ok(())
+}
+
+/// `vch rm -f` kills the process, but does not cut off what is still to be written.
+fn removed_while_it_writes() -> Result<()> {
+    let script = "echo early > /data/early; echo ready; \
+        while :; do dd if=/dev/zero of=/data/big bs=1M count=50 2>/dev/null; done";
+    let vm = ready("end-writer", &["-v", "end-data:/data"], script)?;
+    let volume = volume(&vm)?;
+    vm.said(&["rm", "-f", "end-writer"])?;
+    eventually("the VM is gone", || qemus("end-writer") == 0)?;
+    ensure!(on(&volume, "early")? == "early\n");
+    Ok(())
+}
+
+/// One is held by the limit of processes, and ends with the container. Meanwhile the host is answered.
+fn fork_bomb() -> Result<()> {
+    // The second is what cannot be forked: the shell that is told so ends.
+    let script = "b() { b | b & }; b; echo ready; exec tail -f /dev/null";
+    let vm = ready("end-bomb", &["--pids-limit", "60"], script)?;
+    let events = ["exec", "end-bomb", "grep", "-c", "max [1-9]", "/sys/fs/cgroup/pids.events"];
+    eventually("the limit is reached", || vm.said(&events).is_ok())?;
+    vm.said(&["stop", "-t", "1", "end-bomb"])?;
+    eventually("the VM is gone", || qemus("end-bomb") == 0)
+}
+
+/// Where there is no space left, the container is told so, and what was there before stays.
+fn full_disks() -> Result<()> {
+    let dir = temporary()?;
+    let script = "for f in /fill /data/fill; do echo text > ${f}er; dd if=/dev/zero of=$f bs=64k 2>&1 | grep -o 'No space.*'; \
+        sync; cat ${f}er; rm $f; sync; dd if=/dev/zero of=$f bs=64k count=64 2>/dev/null && echo again; done";
+    let mut options = crate::harness::shell(script);
+    options.store = Some(dir.path().to_owned());
+    options.scratch_size = 24 << 20;
+    options.volumes.mount = vec![parse::mount("source=end-data,target=/data,volume-opt=size=16m")?];
+    run(&options)?.gives(&"No space left on device\ntext\nagain\n".repeat(2))?;
+    let volume = Volumes::of(dir.path()).find("end-data")?;
+    ensure!(on(&volume, "filler")? == "text\n");
+    Ok(())
+}
+
+/// Orphans are reaped, however many there are.
+fn orphans() -> Result<()> {
+    let dir = temporary()?;
+    let layer = Tar::new().file("probe", 0o755, &fs::read(probe())?).finish();
+    testimage::write(dir.path(), &[layer], Config::default())?;
+    run(&options(&dir.path().display().to_string(), &["/probe", "orphans", "10000"]))?
+        .gives("10000 orphans are gone\n")
+}
