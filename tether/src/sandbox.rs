@@ -40,7 +40,7 @@ pub fn enter(
     lsm::apply(process)?;
     namespaces::enter(config)?;
     kernel_settings(config)?;
-    let files = Mounts::open(machine.network.names.as_ref(), config)?;
+    let files = Mounts::open(machine)?;
     change_root()?;
     umask(Mode::empty());
     for (index, mount) in config.mounts.iter().enumerate() {

@@ -208,10 +208,9 @@ impl<'a> Relay<'a> {
                 self.acknowledged = true;
                 Ok(())
             }
-            ToGuest::Acknowledged | ToGuest::Start(_) => Err(Failure::new(
-                Stage::Run,
-                format!("the host's message came at the wrong time: {message:?}"),
-            )),
+            ToGuest::Acknowledged | ToGuest::Start(_) => {
+                Err(Failure::new(Stage::Run, "the host's start or acknowledgement came at the wrong time"))
+            }
         }
     }
 
