@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio as Child};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+use vch::containers::Container;
 use vch::options::channel::ChannelOptions;
 use vch::transport::{Channel, Vhost};
+use vch::vm::Home;
 use vch::{Outcome, RunOptions, Stdio};
 
 /// A test, and why it cannot run here, if so.
@@ -307,6 +309,15 @@ pub struct Running {
 
 /// Starts a VM for the options' command on these disks.
 pub fn start(options: &RunOptions, layers: &[(&Path, protocol::Uuid)]) -> Result<Running> {
+    start_in(None, options, layers)
+}
+
+/// The same; with a container, the VM's sockets are in its folder.
+fn start_in(
+    container: Option<&Container>,
+    options: &RunOptions,
+    layers: &[(&Path, protocol::Uuid)],
+) -> Result<Running> {
     let accel = vch::accel::choose(options.accel)?;
     let boot = vch::boot::Boot::find(options, accel)?;
     let scratch_uuid = protocol::Uuid::from_bytes(vch::random::bytes()?);
@@ -319,8 +330,9 @@ pub fn start(options: &RunOptions, layers: &[(&Path, protocol::Uuid)]) -> Result
     let in_spec = layers.iter().map(|layer| layer.spec(options.verity)).collect::<Result<_>>()?;
     let disks = protocol::Disks { layers: in_spec, scratch: scratch_uuid };
     let config = oci_spec::image::Config::default();
+    let home = container.map(|container| Home { container, outlives: false });
     let machine = vch::spec::compose(&config, options, "0123456789abcdef", disks, None, |_| Ok(None))?;
-    let (vm, wires) = vch::vm::Vm::start("tests", None, options, accel, &boot, &scratch, &layers)?;
+    let (vm, wires) = vch::vm::Vm::start("tests", home, options, accel, &boot, &scratch, &layers)?;
     Ok(Running { vm, wires, machine, layers })
 }
 
@@ -328,6 +340,29 @@ pub fn start(options: &RunOptions, layers: &[(&Path, protocol::Uuid)]) -> Result
 pub fn start_shell(options: &RunOptions) -> Result<Running> {
     let disk = busybox_disk()?;
     start(options, &[(&disk.path, protocol::Uuid::from_bytes(disk.uuid))])
+}
+
+/// The same, with its sockets in the container's folder.
+pub fn start_shell_in(container: &Container, options: &RunOptions) -> Result<Running> {
+    let disk = busybox_disk()?;
+    start_in(Some(container), options, &[(&disk.path, protocol::Uuid::from_bytes(disk.uuid))])
+}
+
+/// The folder of a container in this store, for a VM with these options.
+pub fn container(store: &Path, options: &RunOptions) -> Result<Container> {
+    let record = vch::containers::Record {
+        id: vch::random::id()?,
+        name: vch::name::invent()?,
+        image: options.image.clone(),
+        command: options.command.clone(),
+        created: 0,
+        tty: false,
+        stdin: false,
+        stop_signal: 15,
+        remove: true,
+        transport: options.channel.transport()?,
+    };
+    vch::containers::Containers::of(store).create(record)
 }
 
 /// Runs the options' command on these disks, whatever is on them, with a machine spec that `change` has changed.
@@ -352,19 +387,7 @@ pub fn machine(
         debug: false,
         boot_timeout: Duration::from_secs(180),
     };
-    let record = vch::containers::Record {
-        id: vch::random::id()?,
-        name: vch::name::invent()?,
-        image: options.image.clone(),
-        command: options.command.clone(),
-        created: 0,
-        tty: false,
-        stdin: false,
-        stop_signal: 15,
-        remove: true,
-        transport: vch::transport::Transport::default(),
-    };
-    let container = vch::containers::Containers::of(&store()).create(record)?;
+    let container = container(&store(), options)?;
     let outcome = vch::run_in(plan, wires, container, &stdio, options);
     drop(vm);
     Ok(Ran { outcome: outcome?, stdout: contents(stdout)?, stderr: contents(stderr)? })

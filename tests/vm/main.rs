@@ -30,6 +30,7 @@ mod signals;
 mod stdio;
 mod streams;
 mod terminal;
+mod transports;
 mod verity;
 
 use harness::Test;
@@ -51,6 +52,7 @@ fn main() {
         stdio::tests(),
         streams::tests(),
         terminal::tests(),
+        transports::tests(),
         verity::tests(),
     ]
     .into_iter()

@@ -39,13 +39,13 @@ fn said(store: &Path, arguments: &[&str]) -> Result<String> {
 }
 
 /// `vch run -d`, in a store of its own; gone with the value.
-struct Background {
-    store: tempfile::TempDir,
+pub struct Background {
+    pub store: tempfile::TempDir,
     name: &'static str,
 }
 
 impl Background {
-    fn run(name: &'static str, options: &[&str], arguments: &[&str]) -> Result<Self> {
+    pub fn run(name: &'static str, options: &[&str], arguments: &[&str]) -> Result<Self> {
         let store = temporary()?;
         let started = Self { store, name };
         started.again(name, options, arguments)?;
@@ -67,16 +67,16 @@ impl Background {
         Ok(id)
     }
 
-    fn said(&self, arguments: &[&str]) -> Result<String> {
+    pub fn said(&self, arguments: &[&str]) -> Result<String> {
         said(self.store.path(), arguments)
     }
 
-    fn cli(&self, arguments: &[&str]) -> Command {
+    pub fn cli(&self, arguments: &[&str]) -> Command {
         cli(self.store.path(), arguments)
     }
 
     /// The process that monitors it.
-    fn monitor(&self) -> Result<Pid> {
+    pub fn monitor(&self) -> Result<Pid> {
         let store = self.store.path().as_os_str().as_encoded_bytes();
         for process in std::fs::read_dir("/proc")?.flatten() {
             let Ok(line) = std::fs::read(process.path().join("cmdline")) else { continue };
@@ -89,7 +89,7 @@ impl Background {
         anyhow::bail!("no monitor")
     }
 
-    fn kill_monitor(&self) -> Result<()> {
+    pub fn kill_monitor(&self) -> Result<()> {
         let monitor = self.monitor()?;
         kill(monitor, Signal::SIGKILL)?;
         eventually("the monitor is gone", || self.monitor().ok() != Some(monitor))
