@@ -36,6 +36,7 @@ mod signals;
 mod stdio;
 mod streams;
 mod terminal;
+mod transports;
 mod verity;
 mod volumes;
 
@@ -63,6 +64,7 @@ fn main() {
         stdio::tests(),
         streams::tests(),
         terminal::tests(),
+        transports::tests(),
         verity::tests(),
         volumes::tests(),
     ]
