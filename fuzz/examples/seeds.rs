@@ -117,7 +117,7 @@ fn dhcp(kind: u8) -> Vec<u8> {
 }
 
 fn network() -> protocol::network::Network {
-    use protocol::network::{Host, Mac, Names, Network, Nic, Route};
+    use protocol::network::{Firewall, Host, Level, Mac, Names, Network, Nic, OpenPorts, Route, Transport};
     let subnet = |text: &str| text.parse().expect("a good subnet");
     let ip = |text: &str| text.parse().expect("a good address");
     let nic = Nic {
@@ -135,7 +135,9 @@ fn network() -> protocol::network::Network {
         search: vec!["lab".to_owned()],
         options: vec!["ndots:2".to_owned()],
     };
-    Network { nics: vec![nic], names: Some(names) }
+    let http = OpenPorts { transport: Transport::Tcp, first: 80, last: 81 };
+    let firewall = Firewall { level: Level::Published, ports: vec![http] };
+    Network { nics: vec![nic], names: Some(names), firewall: Some(firewall) }
 }
 
 fn guest_failure() -> Vec<u8> {

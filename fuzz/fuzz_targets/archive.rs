@@ -1,14 +1,14 @@
 //! An image archive: its members, `manifest.json` and the config, or the layout in it. Opened is every image whose parts are
 //! all there; reading a blob gives no more than the archive has. The first byte says whether checksums are mended.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::LazyLock;
 
+use fuzz::libfuzzer_sys::fuzz_target;
 use image_builder::source::{self, Options};
-use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 
 static DIR: LazyLock<TempDir> = LazyLock::new(|| {

@@ -1,8 +1,8 @@
 //! The host's end of the channel: what a hostile guest may send.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use fuzz::channel;
-use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
+use fuzz::libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 use protocol::GuestLink;
 
 fuzz_target!(|input: &[u8]| channel::check(input, channel::host, GuestLink::guest, channel::host_acts));

@@ -1,12 +1,12 @@
 //! A disk that is read without being mounted: EROFS or ext4, whatever its bytes are. It ends, and names stay names.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::io;
 use std::io::Read;
 use std::sync::Arc;
 
+use fuzz::libfuzzer_sys::fuzz_target;
 use image_builder::disk::{Disk, Kind, Overlay};
-use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let open = || Disk::new(Arc::new(bytes.to_vec()));

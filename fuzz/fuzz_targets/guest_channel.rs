@@ -1,8 +1,8 @@
 //! The guest's end of the channel: PID 1 must not panic, whatever the host's device gives it.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use fuzz::channel;
-use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
+use fuzz::libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 use protocol::GuestLink;
 
 fuzz_target!(|input: &[u8]| channel::check(input, GuestLink::guest, channel::host, channel::guest_acts));

@@ -1,7 +1,7 @@
 //! A bzImage to the kernel in it.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
-use libfuzzer_sys::fuzz_target;
+use fuzz::libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bzimage: &[u8]| {
     if let Ok(elf) = image_builder::kernel::vmlinux(bzimage) {

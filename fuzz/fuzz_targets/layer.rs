@@ -1,10 +1,10 @@
 //! A layer's tar stream to its disk. Where a disk comes out, it is the same again, as long as it says and whole.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use fuzz::disk::Disk;
+use fuzz::libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 use fuzz::tarball;
 use image_builder::erofs::{self, Summary, superblock::Superblock};
-use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 
 fuzz_target!(|tar: &[u8]| {
     let Some((summary, disk)) = write(tar) else { return };

@@ -1,14 +1,14 @@
 //! An image's JSON: `index.json`, manifest and config, in this order, with a NUL between them. `$` in one of them
 //! stands for the digest and size of the next, so that damage does not end at the first digest.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
+use fuzz::libfuzzer_sys::fuzz_target;
 use image_builder::{digest::Digest, source};
-use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 
 static LAYOUT: LazyLock<TempDir> = LazyLock::new(|| {

@@ -1,7 +1,7 @@
 //! A line of a log: what is accepted is what would be written. Any output: written and read, it is the same.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
-use libfuzzer_sys::fuzz_target;
+use fuzz::libfuzzer_sys::fuzz_target;
 use vch::log::encode::Encoder;
 use vch::log::{MOST_LINE, MOST_OUTPUT, Offsets, Stream, line, stamp};
 

@@ -1,12 +1,12 @@
 //! A kernel module: its dependencies, and its signature cut off.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
+use fuzz::libfuzzer_sys::fuzz_target;
 use image_builder::kernel::{KernelTree, Module};
-use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 
 /// A package whose only module is `m`.

@@ -1,11 +1,11 @@
 //! Any disk to its tree: read in full, or refused; never round and round.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::io::{Read, copy, sink};
 
+use fuzz::libfuzzer_sys::fuzz_target;
 use image_builder::erofs::reader::{Kind, Reader};
 use image_builder::erofs::{BLOCK, BLOCK_SIZE};
-use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
     // From the superblock on: before it is nothing. Whole blocks, for the input's length is not the matter.

@@ -1,8 +1,8 @@
 //! References and names: whatever is accepted is shown in a form that means the same.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
+use fuzz::libfuzzer_sys::fuzz_target;
 use image_builder::source::{Name, Reference};
-use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     if let Ok(name) = text.parse::<Name>() {

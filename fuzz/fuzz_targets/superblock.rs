@@ -1,8 +1,8 @@
 //! A layer disk's first block. What is accepted is written and read again as the same.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
+use fuzz::libfuzzer_sys::fuzz_target;
 use image_builder::erofs::{BLOCK_SIZE, superblock::Superblock};
-use libfuzzer_sys::fuzz_target;
 
 const OFFSET: usize = 1024;
 

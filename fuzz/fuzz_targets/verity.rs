@@ -1,8 +1,8 @@
 //! A hash tree's superblock, and the length of a disk that has one. What is accepted is written and read again as the same.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
+use fuzz::libfuzzer_sys::fuzz_target;
 use image_builder::verity::{BLOCK_SIZE, Geometry, Superblock};
-use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
     let mut block = [0; BLOCK_SIZE];

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 
 /// The most interfaces that a machine has.
 pub const MOST_NICS: usize = 8;
+/// The most ranges of ports that a firewall leaves open.
+const MOST_PORTS: usize = 512;
 /// The longest name of an interface (linux/if.h: `IFNAMSIZ`, less its NUL).
 const NAME: usize = 15;
 /// The smallest MTU that IPv4 takes (RFC 791), and IPv6 (RFC 8200).
@@ -24,6 +26,76 @@ pub struct Network {
     /// What the files in `/etc` say; without it the image's own are seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub names: Option<Names>,
+    /// What may pass the interfaces; without it, all may. `lo` is free in any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firewall: Option<Firewall>,
+}
+
+/// What may pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Firewall {
+    /// Which kind of connections.
+    pub level: Level,
+    /// The ports of [`Level::Published`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<OpenPorts>,
+}
+
+/// Kinds of connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Level {
+    /// Those that begin inside.
+    Outbound,
+    /// The same, and those to some ports.
+    Published,
+    /// All with machines in the networks of the interfaces' own addresses, which must be given then.
+    Peers,
+    /// None.
+    Closed,
+}
+
+impl std::fmt::Display for Level {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match self {
+            Self::Outbound => "outbound",
+            Self::Published => "published",
+            Self::Peers => "peers",
+            Self::Closed => "closed",
+        })
+    }
+}
+
+/// Ports that can be reached from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OpenPorts {
+    /// Of what.
+    pub transport: Transport,
+    /// The first.
+    pub first: u16,
+    /// The last.
+    pub last: u16,
+}
+
+/// What is on top of IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl std::fmt::Display for Transport {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
 }
 
 /// One interface.
@@ -204,9 +276,34 @@ impl Network {
                 return Err(format!("network.nics[{at}].name: {} is another one's, too", nic.name));
             }
         }
+        if let Some(firewall) = &self.firewall {
+            firewall.check(&self.nics).map_err(|why| format!("network.firewall.{why}"))?;
+        }
         self.names
             .as_ref()
             .map_or(Ok(()), |names| names.check().map_err(|why| format!("network.names.{why}")))
+    }
+}
+
+impl Firewall {
+    fn check(&self, nics: &[Nic]) -> Result<(), String> {
+        if self.ports.len() > MOST_PORTS {
+            return Err(format!("ports: {} ranges, at most {MOST_PORTS} fit", self.ports.len()));
+        }
+        if let Some(OpenPorts { first, last, .. }) = self.ports.iter().find(|range| range.first > range.last)
+        {
+            return Err(format!("ports: {first} to {last} is no range"));
+        }
+        if !self.ports.is_empty() && self.level != Level::Published {
+            return Err(format!("ports: level {} opens none", self.level));
+        }
+        match nics.iter().find(|nic| nic.dhcp || nic.slaac) {
+            Some(nic) if self.level == Level::Peers => Err(format!(
+                "level: who is a peer is told by given addresses, which {} has not (dhcp, slaac)",
+                nic.name
+            )),
+            _ => Ok(()),
+        }
     }
 }
 

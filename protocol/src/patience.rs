@@ -1,4 +1,4 @@
-//! When to begin anew on a line that loses bytes: what was said last may be lost, and nobody would ever know.
+//! When to begin anew on a line that loses bytes, or falls silent: what was said last may be lost, and nobody would ever know.
 
 use std::time::{Duration, Instant};
 
@@ -10,22 +10,29 @@ const LONGEST: Duration = Duration::from_secs(32);
 /// How long one end has waited for the other's word. It is told the time.
 #[derive(Debug)]
 pub struct Patience {
+    first: Duration,
     wait: Duration,
     end: Option<Instant>,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { wait: FIRST, end: None }
+        Self::of(FIRST)
     }
 }
 
 impl Patience {
+    /// One that waits so long at first.
+    pub fn of(first: Duration) -> Self {
+        Self { first, wait: first, end: None }
+    }
+
     /// To be asked whenever something may have happened. Whether it is time for [`Link::resync`](crate::Link::resync): something
-    /// is [unacknowledged](crate::Link::unacknowledged), and nothing has `moved` for a while.
+    /// is [unacknowledged](crate::Link::unacknowledged), and nothing has `moved` for a while (greetings do not count, or the waits
+    /// would not grow).
     pub fn is_over(&mut self, now: Instant, moved: bool, unacknowledged: bool) -> bool {
         if moved || !unacknowledged {
-            *self = Self::default();
+            *self = Self::of(self.first);
         }
         if !unacknowledged {
             return false;

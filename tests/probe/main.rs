@@ -1,6 +1,7 @@
 //! A program for tests to run inside a containerVM, where busybox cannot do what is to be tried. Static; its first
 //! argument says what to do.
 
+mod liar;
 mod orphans;
 mod tree;
 
@@ -13,6 +14,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if std::process::id() == 1 {
+        liar::lie();
+    }
     match std::env::args().nth(1).as_deref() {
         Some("stdout-in-flight") => stdout_in_flight(),
         Some("udp-echo") => udp_echo(&std::env::args().nth(2).unwrap_or_default()),

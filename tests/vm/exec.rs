@@ -4,7 +4,7 @@ use crate::exec_host::{Done, Host};
 use crate::harness::Test;
 use crate::tests_over_each;
 use anyhow::{Result, ensure};
-use protocol::oci::ConsoleSize;
+use protocol::oci::{ConsoleSize, ExecCpuAffinity};
 use protocol::{Exec, ExitStatus, Stage, Stream, ToGuest};
 use std::time::Instant;
 use vch::execs::State;
@@ -86,9 +86,20 @@ fn failures(host: &mut Host) -> Result<()> {
     failed(&of(&["true"], None, "/no")?, Stage::Config, Some(2), 125, "process.cwd /no")?;
     failed(&of(&["true"], None, "no")?, Stage::Config, None, 125, "not an absolute path")?;
     failed(&of(&[], None, "/")?, Stage::Config, None, 125, "process.args is empty")?;
+    // A field that is about execs alone. The VM has no such CPU.
+    let mut process = host.process(&["true"]);
+    process.exec_cpu_affinity = Some(ExecCpuAffinity { initial: "0".into(), after: "200".into() });
+    let session = host.exec(process, None, None)?;
+    failed(&host.finish(session)?, Stage::Config, Some(22), 125, "process.execCPUAffinity \"200\"")?;
     let long = "x".repeat(100_000);
-    failed(&of(&[&long], None, "/")?, Stage::Exec, Some(2), 127, "xxx")?;
-    let done = of(&["true"], None, &long)?;
+    let mut of = |args: &[&str], cwd: &str| {
+        let mut process = host.process(args);
+        process.cwd = cwd.into();
+        let session = host.exec(process, None, None)?;
+        host.finish(session)
+    };
+    failed(&of(&[&long], "/")?, Stage::Exec, Some(2), 127, "xxx")?;
+    let done = of(&["true"], &long)?;
     failed(&done, Stage::Config, None, 125, "process.cwd")
 }
 

@@ -139,7 +139,7 @@ impl Host {
         let line = &mut self.running.wires.channel;
         line.turn(&mut self.link)?;
         let mut chunk = [0; 64 << 10];
-        let arrival = line.read(&mut chunk)?;
+        let arrival = line.read(&mut chunk, self.link.state())?;
         ensure!(arrival != Arrival::Ended, "the VM has ended");
         Line::tell(arrival, &chunk, &mut self.link)?;
         while let Some(event) = self.link.event()? {

@@ -135,6 +135,8 @@ fn mounts() -> Result<()> {
         grep ' /tree/dev ' /proc/mounts | grep -q noexec || echo "tree=as it was"
         grep ' /links ' /proc/mounts | grep -q nosymfollow && echo "links=not followed"
         echo "again=$(grep ' /again ' /proc/mounts | cut -d' ' -f4 | cut -d, -f1)"
+        echo "up=$(readlink /bin/sh) $(stat -c %a /bin/busybox) $(stat -c %a /bin) $(stat -c %a /home)"
+        grep ' /bin ' /proc/mounts | grep -q ^copy && ! (echo x > /bin/new) 2>/dev/null && echo "copy=read-only"
         grep -q ' /spread .* shared:' /proc/self/mountinfo && echo "spread=shared"
     "#;
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| Mount {
@@ -151,6 +153,8 @@ fn mounts() -> Result<()> {
             mount("/links", "tmpfs", "links", &["nosymfollow"]),
             mount("/again", "tmpfs", "again", &["size=1m"]),
             mount("/again", "tmpfs", "again", &["remount", "ro"]),
+            mount("/bin", "tmpfs", "copy", &["tmpcopyup", "ro", "size=16m"]),
+            mount("/home", "tmpfs", "home", &["mode=700"]),
             mount("/spread", "tmpfs", "spread", &["rshared"]),
         ]);
     };
@@ -163,6 +167,8 @@ fn mounts() -> Result<()> {
         ("tree", "as it was"),
         ("links", "not followed"),
         ("again", "ro"),
+        ("up", "busybox 755 755 700"),
+        ("copy", "read-only"),
         ("spread", "shared"),
     ];
     says(script, change, &wanted)

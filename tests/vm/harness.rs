@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio as Child};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+use vch::containers::{Container, Record};
 use vch::options::channel::ChannelOptions;
 use vch::transport::{Channel, Vhost};
+use vch::vm::Home;
 use vch::{Outcome, RunOptions, Stdio};
 
 /// A test, and why it cannot run here, if so.
@@ -307,6 +309,15 @@ pub struct Running {
 
 /// Starts a VM for the options' command on these disks.
 pub fn start(options: &RunOptions, layers: &[(&Path, protocol::Uuid)]) -> Result<Running> {
+    start_in(None, options, layers)
+}
+
+/// The same; with a container, the VM's sockets are in its folder.
+fn start_in(
+    container: Option<&Container>,
+    options: &RunOptions,
+    layers: &[(&Path, protocol::Uuid)],
+) -> Result<Running> {
     let accel = vch::accel::choose(options.accel)?;
     let boot = vch::boot::Boot::find(options, accel)?;
     let scratch_uuid = protocol::Uuid::from_bytes(vch::random::bytes()?);
@@ -322,8 +333,9 @@ pub fn start(options: &RunOptions, layers: &[(&Path, protocol::Uuid)]) -> Result
     const ID: &str = "0123456789abcdef";
     let machine = vch::spec::compose(&config, options, ID, disks, None, |_| Ok(None))?;
     let network = vch::network::Host::open(&options.network, ID, &[], &store())?;
+    let home = container.map(|container| Home { container, outlives: false });
     let (vm, wires) =
-        vch::vm::Vm::start("tests", None, options, accel, &boot, &scratch, &layers, &[], &[], &network)?;
+        vch::vm::Vm::start("tests", home, options, accel, &boot, &scratch, &layers, &[], &[], &network)?;
     Ok(Running { vm, wires, machine, layers })
 }
 
@@ -331,6 +343,19 @@ pub fn start(options: &RunOptions, layers: &[(&Path, protocol::Uuid)]) -> Result
 pub fn start_shell(options: &RunOptions) -> Result<Running> {
     let disk = busybox_disk()?;
     start(options, &[(&disk.path, protocol::Uuid::from_bytes(disk.uuid))])
+}
+
+/// The same, with its sockets in the container's folder.
+pub fn start_shell_in(container: &Container, options: &RunOptions) -> Result<Running> {
+    let disk = busybox_disk()?;
+    start_in(Some(container), options, &[(&disk.path, protocol::Uuid::from_bytes(disk.uuid))])
+}
+
+/// The folder of a container in this store, for a VM with these options.
+pub fn container(store: &Path, options: &RunOptions) -> Result<Container> {
+    let record = Record::new(vch::random::id()?, vch::name::invent()?);
+    let record = Record { remove: true, transport: options.channel.transport()?, ..record };
+    vch::containers::Containers::of(store).create(record)
 }
 
 /// Runs the options' command on these disks, whatever is on them, with a machine spec that `change` has changed.
@@ -355,9 +380,7 @@ pub fn machine(
         debug: false,
         boot_timeout: Duration::from_secs(180),
     };
-    let record = vch::containers::Record::new(vch::random::id()?, vch::name::invent()?);
-    let record = vch::containers::Record { remove: true, ..record };
-    let container = vch::containers::Containers::of(&store()).create(record)?;
+    let container = container(&store(), options)?;
     let outcome = vch::run_in(plan, wires, container, &stdio, options);
     drop(vm);
     Ok(Ran { outcome: outcome?, stdout: contents(stdout)?, stderr: contents(stderr)? })

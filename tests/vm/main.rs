@@ -37,6 +37,7 @@ mod signals;
 mod stdio;
 mod streams;
 mod terminal;
+mod transports;
 mod verity;
 mod volumes;
 
@@ -65,6 +66,7 @@ fn main() {
         stdio::tests(),
         streams::tests(),
         terminal::tests(),
+        transports::tests(),
         verity::tests(),
         volumes::tests(),
     ]

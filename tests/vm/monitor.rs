@@ -6,7 +6,7 @@ use crate::harness::{Test, command_with_store, eventually, qemus, temporary};
 use crate::tests;
 use anyhow::{Context, Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -102,19 +102,27 @@ fn read_all(child: &mut Child) -> Result<String> {
 }
 
 fn attached_twice() -> Result<()> {
-    let script = format!("read go; {NUMBERS}; exit 3");
+    let script = format!("read word; echo $word; read go; {NUMBERS}; exit 3");
     let store = Background::run("attached", &["-i"], &["sh", "-c", &script])?;
-    let mut slow = store.cli(&["attach", "--no-stdin", store.name]).spawn()?;
+    let mut slow = store.cli(&["attach", store.name]).stdin(Stdio::piped()).spawn()?;
+    // It is there when it has its own word back; and then it does not read for a while.
+    let _slow_stdin = say(&mut slow, "slow\n")?;
+    let mut word = [0; 5];
+    slow.stdout.as_mut().context("no stdout")?.read_exact(&mut word)?;
+    ensure!(&word == b"slow\n", "{word:?}");
     let mut quick = store.cli(&["attach", store.name]).stdin(Stdio::piped()).spawn()?;
-    std::thread::sleep(Duration::from_millis(500));
-    use std::io::Write;
-    quick.stdin.take().context("no stdin")?.write_all(b"go\n")?;
+    let _quick_stdin = say(&mut quick, "go\n")?;
     is_end_of_numbers(&read_all(&mut quick)?, numbers().len())?;
     ensure!(quick.wait()?.code() == Some(3), "another exit status");
-    // It has read nothing so far.
     is_end_of_numbers(&read_all(&mut slow)?, numbers().len())?;
     ensure!(slow.wait()?.code() == Some(3), "another exit status");
     Ok(())
+}
+
+fn say(child: &mut Child, text: &str) -> Result<std::process::ChildStdin> {
+    let mut stdin = child.stdin.take().context("no stdin")?;
+    stdin.write_all(text.as_bytes())?;
+    Ok(stdin)
 }
 
 fn the_client_is_killed() -> Result<()> {
@@ -130,7 +138,6 @@ fn the_client_is_killed() -> Result<()> {
     client.wait()?;
     ensure!(store.said(&["ps", "-q"])?.lines().count() == 1, "it has ended with its client");
     let mut attached = store.cli(&["attach", store.name]).stdin(Stdio::piped()).spawn()?;
-    use std::io::Write;
     attached.stdin.take().context("no stdin")?.write_all(b"hello\n")?;
     ensure!(read_all(&mut attached)? == "hello\n", "not what it was told");
     ensure!(attached.wait()?.code() == Some(4), "another exit status");

@@ -1,6 +1,7 @@
 //! The network as processes inside see it, and as others reach them: addresses, published ports, `/etc/hosts` and its like.
 
 mod dhcp;
+mod taps;
 
 use crate::harness::{self, Test, busybox, command_with_store, run, run_changed, shell, temporary, vch};
 use crate::tests;
@@ -17,14 +18,18 @@ use std::thread;
 use std::time::Duration;
 
 pub fn tests() -> Vec<Test> {
-    tests![
+    let mut tests = tests![
         the_default_network,
         published_ports,
         no_network,
         two_machines_on_a_wire,
+        a_closed_firewall,
         leases,
         what_cannot_be_is_refused
-    ]
+    ];
+    let taps = Test::new("network::tap_and_bridge", taps::tap_and_bridge);
+    tests.push(taps.needs(taps::can_be_made()));
+    tests
 }
 
 /// How long a guest on a busy host may take for anything.
@@ -246,28 +251,38 @@ fn no_network() -> Result<()> {
     Ok(())
 }
 
-/// Three interfaces on two machines; a third machine finds both ends of the wire taken.
+/// Three interfaces on two machines, with firewalls of two kinds: one lets in what comes to port 80, and answers; the other
+/// speaks with machines of its networks, and with no others. A third machine finds both ends of the wire taken.
 fn two_machines_on_a_wire() -> Result<()> {
     let store = temporary()?;
     let start =
         |name, options: &[&str], script| Machine::start(store.path(), name, options, &busybox(), script);
+    let wired_1 = ["--network", "socket=w,ip=10.7.0.1/24,ip6=fd00::1/64"];
     let mut one = start(
         "wired-1",
-        &["--network", "socket=w,ip=10.7.0.1/24,ip6=fd00::1/64", "--hostname", "one"],
-        "mkdir /www; echo hello from $(hostname) > /www/index.html; httpd -h /www; ip route; echo serving; read line",
+        &[&wired_1[..], &["--hostname", "one", "--firewall", "published", "--expose", "80"]].concat(),
+        "mkdir /www; echo hello from $(hostname) > /www/index.html; httpd -h /www; httpd -h /www -p 81; ip route
+         wget -q -O - http://10.7.0.1:81/; echo serving; read line; wget -q -O - http://10.7.0.2/; read line",
     )?;
     one.expect("10.7.0.0/24 dev eth0 scope link  src 10.7.0.1")?;
+    one.expect("hello from one")?;
     one.expect("serving")?;
     let wired = "socket=w,ip=10.7.0.2/24,ip6=fd00::2/64,mtu=1400,mac=02:00:00:00:00:22";
     let mut two = start(
         "wired-2",
-        &["--network", "user", "--network", wired, "--add-host", "one:10.7.0.1"],
+        &["--network", "user", "--network", wired, "--add-host", "one:10.7.0.1", "--firewall", "peers"],
         "ls /sys/class/net; cat /sys/class/net/eth1/mtu /sys/class/net/eth1/address; until wget -q -O - http://one/; do sleep 1; done
-         ping6 -c 1 -W 300 fd00::1 | grep -c '1 packets received'; echo done; read line",
+         wget -q -T 5 -O - http://one:81/ || echo kept out; 
+         ping -c 1 10.9.9.9 2>&1 | grep -c 'not permitted'; ping -c 1 -W 300 10.0.2.2 | grep -c '1 packets received'
+         mkdir /www; echo hello from two > /www/index.html; httpd -h /www; echo serving; read line",
     )?;
-    for line in ["eth0", "eth1", "lo", "1400", "02:00:00:00:00:22", "hello from one", "1", "done"] {
+    for line in
+        ["eth0", "eth1", "lo", "1400", "02:00:00:00:00:22", "hello from one", "kept out", "1", "1", "serving"]
+    {
         two.expect(line)?;
     }
+    one.say("go on")?;
+    one.expect("hello from two")?;
     let third = ["--network", "socket=w,ip=10.7.0.3/24"];
     let output = command_with_store(store.path(), "wired-3", &third, &["true"]).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
@@ -277,6 +292,15 @@ fn two_machines_on_a_wire() -> Result<()> {
         machine.end()?;
     }
     Ok(())
+}
+
+fn a_closed_firewall() -> Result<()> {
+    let mut options = shell(
+        "for to in 10.0.2.2 127.0.0.1; do ping -c 1 $to 2>&1 | grep -o 'not permitted\\|1 packets received'; done
+         ping6 -c 1 fec0::2 2>&1 | grep -o 'not permitted'",
+    );
+    options.network.firewall = vch::options::network::Firewall::Closed;
+    run(&options)?.gives("not permitted\n1 packets received\nnot permitted\n")
 }
 
 /// A DHCP server of ours at the other end of a wire: a lease before the container starts, more time asked for while it runs,
@@ -323,6 +347,8 @@ fn what_cannot_be_is_refused() -> Result<()> {
         (&["--network", "host"], "a network of its own"),
         (&["--network", "none", "-p", "80"], "-p and -P need --network user"),
         (&["-p", "http"], "not a port"),
+        (&["-p", "80", "--firewall", "outbound"], "--firewall outbound keeps out"),
+        (&["--network", "tap=x", "--firewall", "peers"], "network.firewall.level: who is a peer"),
         (&["--ip", "10.0.0.1"], "not an address with its prefix"),
         (&["--dns", "resolver"], "invalid IP address"),
         (&["--add-host", "db"], "not NAME:IP"),

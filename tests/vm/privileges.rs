@@ -1,14 +1,13 @@
 //! Docker's options about what a container may do and use, as `vch run` takes them.
 
-use crate::harness::{Test, command_with_store, eventually, run, shell, temporary, vch};
+use crate::background::Background;
+use crate::harness::{Test, eventually, run, shell, temporary};
 use crate::tests;
 use anyhow::{Result, ensure};
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
 
 pub fn tests() -> Vec<Test> {
-    tests![defaults, options, privileged, a_fork_bomb, a_frozen_container]
+    tests![defaults, options, privileged, execs, a_fork_bomb, a_frozen_container]
 }
 
 /// Runs the script and compares what it says, `NAME=VALUE` lines.
@@ -156,45 +155,58 @@ fn options() -> Result<()> {
     Ok(())
 }
 
-/// `vch COMMAND --store STORE ARGUMENTS`.
-fn cli(store: &Path, arguments: &[&str]) -> Result<Output> {
-    let mut command = Command::new(vch());
-    command.arg(arguments[0]).arg("--store").arg(store).args(&arguments[1..]).stdin(Stdio::null());
-    Ok(command.output()?)
+/// A container in the background that has said its first word.
+fn background(name: &'static str, options: &[&str], script: &str) -> Result<Background> {
+    let container = Background::run(name, options, &["sh", "-c", script])?;
+    eventually("its first word", || container.said(&["logs", name]).is_ok_and(|log| !log.is_empty()))?;
+    Ok(container)
 }
 
-/// Starts a container in the background, and waits for its first word.
-fn start(store: &Path, name: &str, options: &[&str], script: &str) -> Result<()> {
-    let mut command = command_with_store(store, name, &[&["-d"], options].concat(), &["sh", "-c", script]);
-    let output = command.output()?;
-    ensure!(output.status.success(), "{output:?}");
-    eventually("its first word", || cli(store, &["logs", name]).is_ok_and(|output| !output.stdout.is_empty()))
+/// What runs beside the container's process is under the same.
+fn execs() -> Result<()> {
+    let options = [
+        "--group-add",
+        "4711",
+        "--cap-drop",
+        "ALL",
+        "--cap-add",
+        "mknod",
+        "--security-opt",
+        "no-new-privileges",
+    ];
+    let container = background("confined", &options, "echo up; while :; do sleep 1; done")?;
+    let script = r#"
+        echo "seccomp=$(grep -w Seccomp: /proc/self/status | tr -dc 0-9)"
+        echo "nnp=$(grep NoNewPrivs /proc/self/status | tr -dc 0-9)"
+        echo "caps=$(grep CapEff /proc/self/status | cut -f2)"
+        echo "groups=$(id -G)"
+        mknod /tmp/disk b $(cat /sys/block/vda/dev | tr : ' ')
+        echo "disk=$(dd if=/tmp/disk of=/dev/null bs=512 count=1 2>&1 | grep -o 'not permitted')"
+    "#;
+    let said = container.said(&["exec", container.name, "sh", "-c", script])?;
+    let wanted = "seccomp=2\nnnp=1\ncaps=0000000008000000\ngroups=0 4711\ndisk=not permitted\n";
+    ensure!(said == wanted, "{said}");
+    Ok(())
 }
 
 /// Forks without end, and is stopped all the same.
 fn a_fork_bomb() -> Result<()> {
-    let store = temporary()?;
     let bomb = "echo up; bomb() { bomb & bomb & while :; do sleep 1; done; }; bomb";
-    start(store.path(), "bomb", &["--pids-limit", "40"], bomb)?;
+    let container = background("bomb", &["--pids-limit", "40"], bomb)?;
     eventually("the limit is reached", || {
-        cli(store.path(), &["logs", "bomb"]).is_ok_and(|output| {
-            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).contains("can't fork")
-        })
+        let output = container.cli(&["logs", container.name]).output();
+        output.is_ok_and(|output| String::from_utf8_lossy(&output.stderr).contains("can't fork"))
     })?;
-    let output = cli(store.path(), &["stop", "-t", "1", "bomb"])?;
-    ensure!(output.status.success(), "{output:?}");
+    container.said(&["stop", "-t", "1", container.name])?;
     Ok(())
 }
 
 /// One that has frozen itself, and would not heed a signal anyway.
 fn a_frozen_container() -> Result<()> {
-    let store = temporary()?;
     let script = "trap '' TERM; echo freezing; echo 1 > /sys/fs/cgroup/cgroup.freeze; echo not frozen; while :; do sleep 1; done";
-    // No --rm: what it said is read when it has ended.
-    start(store.path(), "frozen", &["--privileged"], script)?;
-    let before = cli(store.path(), &["logs", "frozen"])?;
-    ensure!(before.stdout == b"freezing\n", "{before:?}");
-    let output = cli(store.path(), &["stop", "-t", "1", "frozen"])?;
-    ensure!(output.status.success(), "{output:?}");
+    let container = background("frozen", &["--privileged", "--stop-timeout", "1"], script)?;
+    container.said(&["stop", container.name])?;
+    let log = container.said(&["logs", container.name])?;
+    ensure!(log == "freezing\n", "{log}");
     Ok(())
 }

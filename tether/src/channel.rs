@@ -27,7 +27,7 @@ pub struct Channel {
     pub deserted: bool,
     line: Line,
     patience: Patience,
-    /// Something has come, or was said to a host that is there, since the last look at `patience`.
+    /// Something has come or gone, beside greetings, since the last look at `patience`.
     moved: bool,
     /// The line has another descriptor than when that was last asked.
     renewed: bool,
@@ -36,11 +36,12 @@ pub struct Channel {
 impl Channel {
     /// Waits for the line's device, and opens it.
     pub fn open(events: &Uevents) -> Result<Self, Failure> {
+        let line = Line::open(events)?;
         Ok(Self {
-            line: Line::open(events)?,
+            patience: line.patience(),
+            line,
             link: GuestLink::guest(),
             deserted: false,
-            patience: Patience::default(),
             moved: false,
             renewed: false,
         })
@@ -63,17 +64,26 @@ impl Channel {
 
     /// When [`Channel::turn`] is to be called, whatever happens.
     pub fn due(&self) -> Option<Instant> {
-        self.line.due().into_iter().chain(self.patience.end()).min()
+        let patience = self.patience.end().filter(|_| self.line.is_up());
+        self.line.due().into_iter().chain(patience).min()
     }
 
     /// Writes what waits, and does what is due.
     pub fn turn(&mut self) -> Result<(), Failure> {
+        let was_up = self.line.is_up();
         self.renewed |= self.line.turn();
-        if self.line.is_lossy() {
-            let unacknowledged = self.link.unacknowledged();
-            if self.patience.is_over(Instant::now(), std::mem::take(&mut self.moved), unacknowledged) {
-                self.link.resync();
+        if self.line.may_fall_silent() && self.line.is_up() {
+            let (moved, unacknowledged) = (std::mem::take(&mut self.moved), self.link.unacknowledged());
+            if self.patience.is_over(Instant::now(), moved, unacknowledged) {
+                if self.line.hang_up() {
+                    self.renewed = true;
+                } else {
+                    self.link.resync();
+                }
             }
+        }
+        if was_up && !self.line.is_up() {
+            self.link.disconnect();
         }
         self.flush()
     }
@@ -111,7 +121,7 @@ impl Channel {
         self.deserted = got == Got::Nobody;
         match got {
             Got::Bytes(count) => {
-                self.moved = true;
+                self.moved |= self.link.state() == State::Connected;
                 self.link.receive(bytes.get(..count).unwrap_or_default()).map_err(broken)?;
             }
             Got::Nothing | Got::Nobody => {}

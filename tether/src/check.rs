@@ -58,6 +58,11 @@ fn linux(linux: &Linux) -> Result<(), Failure> {
             return refuse("linux.personality.flags are not supported: the runtime-spec has none".into());
         }
     }
+    for (field, paths) in [("maskedPaths", &linux.masked_paths), ("readonlyPaths", &linux.readonly_paths)] {
+        if let Some(path) = paths.iter().find(|path| !path.starts_with('/')) {
+            return refuse(format!("linux.{field}: {path:?} is not absolute"));
+        }
+    }
     if linux.has_seccomp() {
         return refuse("linux.seccomp has not been compiled by the host".into());
     }
@@ -121,6 +126,8 @@ mod tests {
                 "/linux/personality",
                 serde_json::json!({ "domain": "BSD" }),
             ),
+            ("linux.maskedPaths: \"a\"", "/linux/maskedPaths", serde_json::json!(["/b", "a"])),
+            ("linux.readonlyPaths: \"a\"", "/linux/readonlyPaths", serde_json::json!(["a"])),
             (
                 "linux.personality.flags",
                 "/linux/personality",

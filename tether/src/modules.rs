@@ -37,6 +37,11 @@ pub fn load_vsock() -> Result<(), Failure> {
     load_folder(&format!("{INITRAMFS}/modules/vsock"))
 }
 
+/// Those for a firewall: `/modules/firewall/*.ko`.
+pub fn load_firewall() -> Result<(), Failure> {
+    load_folder(&format!("{INITRAMFS}/modules/firewall"))
+}
+
 /// Whoever made the initramfs has put them into dependency order. A kernel with everything built in has no such folder.
 fn load_folder(folder: &str) -> Result<(), Failure> {
     let entries = match fs::read_dir(folder) {

@@ -59,7 +59,7 @@ const PROPAGATION: [(&str, MsFlags); 4] = [
 ];
 
 /// What is known of runc's, and not supported.
-const REFUSED: [&str; 3] = ["idmap", "ridmap", "tmpcopyup"];
+const REFUSED: [&str; 2] = ["idmap", "ridmap"];
 
 /// Mount options, sorted.
 #[derive(Debug, PartialEq)]
@@ -70,6 +70,8 @@ pub struct Options {
     pub cleared: MsFlags,
     /// To be set after the mount, one by one.
     pub propagation: Vec<MsFlags>,
+    /// Whether a tmpfs begins with what was at its place.
+    pub copy_up: bool,
     /// What the mount and all below it get.
     pub recursive: Attributes,
     /// The filesystem's own, with commas.
@@ -129,6 +131,7 @@ pub fn parse(options: &[String]) -> Result<Options, &str> {
         flags,
         cleared,
         propagation: vec![],
+        copy_up: false,
         recursive: Attributes::default(),
         data: String::new(),
     };
@@ -137,6 +140,8 @@ pub fn parse(options: &[String]) -> Result<Options, &str> {
         if let Some((_, set, clear)) = flag(option) {
             parsed.flags = parsed.flags.difference(*clear).union(*set);
             parsed.cleared = parsed.cleared.difference(*set).union(*clear);
+        } else if option == "tmpcopyup" {
+            parsed.copy_up = true;
         } else if let Some(flags) = propagation(option) {
             parsed.propagation.push(flags);
         } else if let Some(attributes) = option
@@ -203,7 +208,7 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_named() {
-        for option in ["idmap", "ridmap", "idmap=uids=0-1000-1", "tmpcopyup"] {
+        for option in ["idmap", "ridmap", "idmap=uids=0-1000-1"] {
             assert_eq!(parse(&["ro".to_owned(), option.to_owned()]), Err(option));
         }
     }

@@ -5,6 +5,7 @@
 
 use crate::failure::{Context, Failure};
 use crate::mount_options::{self, Attributes, Options};
+use crate::volumes::fill;
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MsFlags, mount};
@@ -13,6 +14,8 @@ use protocol::Stage::Config;
 use protocol::oci::Mount;
 use std::ffi::CString;
 use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Filesystem types that a config may ask for, and what the kernel calls them.
@@ -70,15 +73,56 @@ pub fn make(index: usize, wanted: &Mount) -> Result<(), Failure> {
                 ),
             );
         };
-        fs::create_dir_all(destination).at(Config, what)?;
+        let is_tmpfs = *filesystem == "tmpfs" && !flags.contains(MsFlags::MS_REMOUNT);
+        if parsed.copy_up && !is_tmpfs {
+            return refused("options", "\"tmpcopyup\" is a tmpfs's".into());
+        }
         let source = source.as_deref().unwrap_or(kind);
-        mount(Some(source), destination.as_str(), Some(*filesystem), *flags, Some(data.as_str()))
-            .at(Config, what)?;
+        if is_tmpfs {
+            tmpfs(destination, source, &parsed).at(Config, what)?;
+        } else {
+            fs::create_dir_all(destination).at(Config, what)?;
+            let (target, data) = (destination.as_str(), Some(data.as_str()));
+            mount(Some(source), target, Some(*filesystem), *flags, data).at(Config, what)?;
+        }
     }
     set_attributes(destination, parsed.recursive, true).at(Config, what)?;
     parsed.propagation.into_iter().try_for_each(|flags| {
         mount(None::<&str>, destination.as_str(), None::<&str>, flags, None::<&str>).at(Config, what)
     })
+}
+
+/// Mounts a tmpfs. As runc has it: like the folder that was there, if nothing else is said, and with a copy of what was in
+/// it, if that is wanted; for which `/proc` must be there.
+fn tmpfs(destination: &str, source: &str, options: &Options) -> std::io::Result<()> {
+    let before = folder(destination)?;
+    let mut data = options.data.clone();
+    match &before {
+        Some(before) => {
+            let mode = before.metadata()?.mode() & 0o7777;
+            data = format!("mode={mode:04o}{}{data}", if data.is_empty() { "" } else { "," });
+        }
+        None => fs::create_dir_all(destination)?,
+    }
+    let before = before.filter(|_| options.copy_up);
+    let late = if before.is_some() { MsFlags::MS_RDONLY } else { MsFlags::empty() };
+    let flags = options.flags.difference(late);
+    mount(Some(source), destination, Some("tmpfs"), flags, Some(data.as_str()))?;
+    let Some(before) = before else { return Ok(()) };
+    fill::copy(format!("/proc/self/fd/{}/.", before.as_raw_fd()).into(), destination.into())?;
+    if options.flags.contains(late) {
+        remount_read_only(destination)?;
+    }
+    Ok(())
+}
+
+/// The folder that is at `path`, if there is one.
+fn folder(path: &str) -> std::io::Result<Option<fs::File>> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    match fs::OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        folder => folder.map(Some),
+    }
 }
 
 /// The attributes that a bind mount is to have of its own: what is not said stays as it is.

@@ -44,6 +44,8 @@ pub struct Container<'a> {
     pub pid: Pid,
     /// What it was made by.
     pub config: &'a Spec,
+    /// Groups that all its processes are in, see [`MachineSpec::groups`].
+    pub groups: &'a [String],
     /// Where it is.
     pub cgroup: &'a Cgroup,
     /// What it may call.

@@ -40,7 +40,7 @@ pub fn enter(
     lsm::apply(process)?;
     namespaces::enter(config)?;
     kernel_settings(config)?;
-    let files = Mounts::open(machine.network.names.as_ref(), config)?;
+    let files = Mounts::open(machine)?;
     change_root()?;
     umask(Mode::empty());
     for (index, mount) in config.mounts.iter().enumerate() {
@@ -95,7 +95,7 @@ pub fn join(
     }
     drop(pidfd);
     umask(Mode::empty());
-    let resolved = user::resolve(user.as_deref(), &[], &process.user)?;
+    let resolved = user::resolve(user.as_deref(), container.groups, &process.user)?;
     install(process, &resolved, stdio, reporter, false)?;
     become_process(process, &resolved, user.is_some(), container.seccomp, reporter)
 }

@@ -59,7 +59,8 @@ pub fn compose(
     let user = options.user.as_ref().or(image.user().as_ref()).filter(|user| !user.is_empty());
     let user = Some(user.map_or("0", String::as_str).to_owned());
     let mut machine = MachineSpec { user, init: options.init, ..MachineSpec::new(config, disks) };
-    machine.network = network::machine(&options.network, id)?;
+    machine.network =
+        network::machine(&options.network, id, image.exposed_ports().as_deref().unwrap_or_default())?;
     security::apply(&mut machine, &options.security)?;
     limits::apply(&mut machine, options)?;
     seccomp::lower(&mut machine)?;

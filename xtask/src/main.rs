@@ -3,6 +3,7 @@
 
 mod bench;
 mod build;
+mod fuzz;
 mod iso;
 mod kernel;
 mod process;
@@ -68,6 +69,12 @@ enum Command {
         #[arg(value_enum)]
         subject: Option<bench::Subject>,
     },
+    /// Runs all fuzz targets for a short while each, on stable Rust: see CONTRIBUTING.md, Fuzzing.
+    Fuzz {
+        /// For each target.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
     /// Runs what continuous integration runs: `.ci/run`.
     Ci(Install),
 }
@@ -113,6 +120,7 @@ fn execute(command: Command, rest: Option<Vec<OsString>>) -> Result<ExitCode> {
         Command::Bench { install: Install { no_install }, subject } => {
             bench::run(&workspace, subject, no_install)?;
         }
+        Command::Fuzz { seconds } => fuzz::run(&workspace, seconds)?,
         Command::Ci(Install { no_install }) => {
             let mut ci = process::command(workspace.root.join(".ci/run"));
             return Err(process::become_it(ci.args(no_install.then_some("--no-install"))));

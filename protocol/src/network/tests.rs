@@ -12,6 +12,24 @@ fn nic() -> Nic {
     }
 }
 
+fn http() -> OpenPorts {
+    OpenPorts { transport: Transport::Tcp, first: 80, last: 80 }
+}
+
+#[test]
+fn a_firewall_without_sense_is_refused() {
+    let refused = |level, ports: Vec<OpenPorts>, dhcp| {
+        let nic = Nic { dhcp, addresses: vec![], ..nic() };
+        let firewall = Some(Firewall { level, ports });
+        Network { nics: vec![nic], names: None, firewall }.check().unwrap_err()
+    };
+    assert!(refused(Level::Closed, vec![http()], false).contains("network.firewall.ports: level closed"));
+    let backwards = OpenPorts { first: 81, ..http() };
+    assert!(refused(Level::Published, vec![backwards], false).contains("81 to 80"));
+    assert!(refused(Level::Published, vec![http(); 513], false).contains("513 ranges"));
+    assert!(refused(Level::Peers, vec![], true).contains("network.firewall.level: who is a peer"));
+}
+
 #[test]
 fn addresses_are_read_and_written() {
     for text in ["10.0.2.15/24", "0.0.0.0/0", "fec0::15/64", "::/0", "1.2.3.4/32", "::1/128"] {
@@ -61,6 +79,7 @@ fn what_is_written_is_read_the_same() {
             search: vec!["example.org".into()],
             options: vec!["ndots:1".into()],
         }),
+        firewall: Some(Firewall { level: Level::Published, ports: vec![http()] }),
     };
     network.check().unwrap();
     let json = serde_json::to_string(&network).unwrap();
@@ -105,24 +124,24 @@ fn bad_interfaces_are_refused() {
     for (change, named) in rows {
         let mut nic = nic();
         change(&mut nic);
-        let error = Network { nics: vec![nic], names: None }.check().unwrap_err();
+        let error = Network { nics: vec![nic], ..Network::default() }.check().unwrap_err();
         assert!(error.starts_with("network.nics[0].") && error.contains(named), "{error}");
     }
     let mut other = nic();
     other.name = "eth1".into();
-    let twice = Network { nics: vec![nic(), other.clone()], names: None };
+    let twice = Network { nics: vec![nic(), other.clone()], ..Network::default() };
     assert!(twice.check().unwrap_err().contains("nics[1].mac"));
     other.mac = Mac([2; 6]);
     other.name = "eth0".into();
-    let twice = Network { nics: vec![nic(), other], names: None };
+    let twice = Network { nics: vec![nic(), other], ..Network::default() };
     assert!(twice.check().unwrap_err().contains("nics[1].name"));
-    let many = Network { nics: vec![nic(); MOST_NICS + 1], names: None };
+    let many = Network { nics: vec![nic(); MOST_NICS + 1], ..Network::default() };
     assert!(many.check().unwrap_err().contains("9 interfaces"));
 }
 
 #[test]
 fn a_name_cannot_be_a_line_of_its_own() {
-    let check = |names: Names| Network { nics: vec![], names: Some(names) }.check();
+    let check = |names: Names| Network { names: Some(names), ..Network::default() }.check();
     let host = |name: &str| Host { name: name.into(), ip: "10.0.0.1".parse().unwrap() };
     for bad in ["", "a b", "a\n1.2.3.4 b", "#x", &"x".repeat(256)] {
         let names = Names { hosts: vec![host(bad)], ..Names::default() };

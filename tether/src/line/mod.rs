@@ -11,6 +11,7 @@ mod vsock;
 use crate::failure::{Context, Failure};
 use crate::modules;
 use crate::uevents::Uevents;
+use protocol::Patience;
 use protocol::Stage::Channel;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
@@ -80,15 +81,38 @@ impl Line {
         matches!(self, Self::Vsock(vsock) if vsock.is_dialling())
     }
 
-    /// Whether it loses bytes.
-    pub fn is_lossy(&self) -> bool {
-        matches!(self, Self::Serial(_))
+    /// Whether it may fall silent without a word: a side that waits for long begins anew.
+    pub fn may_fall_silent(&self) -> bool {
+        !matches!(self, Self::Port(_))
+    }
+
+    /// How long to wait before that.
+    pub fn patience(&self) -> Patience {
+        match self {
+            Self::Vsock(_) => Patience::of(vsock::PATIENCE),
+            Self::Port(_) | Self::Serial(_) => Patience::default(),
+        }
+    }
+
+    /// Whether there is a line.
+    pub fn is_up(&self) -> bool {
+        match self {
+            Self::Port(_) | Self::Serial(_) => true,
+            Self::Vsock(vsock) => vsock.is_up(),
+        }
+    }
+
+    /// Gives up the line, if another one can be had. Says whether it did.
+    pub fn hang_up(&mut self) -> bool {
+        let Self::Vsock(vsock) = self else { return false };
+        vsock.hang_up();
+        true
     }
 
     /// When it wants to be [turned](Line::turn), whatever happens.
     pub fn due(&self) -> Option<Instant> {
         match self {
-            Self::Vsock(vsock) => vsock.due(),
+            Self::Vsock(vsock) => Some(vsock.due()),
             Self::Port(_) | Self::Serial(_) => None,
         }
     }

@@ -26,6 +26,11 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// How long a call may ring.
 const RINGING: Duration = Duration::from_secs(10);
+/// How long the host may owe an answer at first before it is dialled anew.
+pub const PATIENCE: Duration = Duration::from_millis(500);
+/// How long the host may say nothing before it is dialled anew: vhost-device-vsock 0.3.0 does not tell that a host is gone
+/// which had not read all.
+const SILENCE: Duration = Duration::from_secs(20);
 /// How long to try at first, when the host must be there.
 const FIRST_CALL: Duration = Duration::from_secs(60);
 
@@ -51,7 +56,8 @@ enum State {
     Down(Instant),
     /// Until then at most.
     Dialling(OwnedFd, Instant),
-    Up(OwnedFd),
+    /// And when the host said something last.
+    Up(OwnedFd, Instant),
 }
 
 impl Vsock {
@@ -82,7 +88,7 @@ impl Vsock {
         loop {
             self.turn();
             let now = Instant::now();
-            let until = self.due().unwrap_or(end).min(end).saturating_duration_since(now);
+            let until = self.due().min(end).saturating_duration_since(now);
             let timeout = PollTimeout::try_from(until).unwrap_or(PollTimeout::ZERO);
             let mut fds: Vec<_> =
                 self.fd().map(|fd| PollFd::new(fd, PollFlags::POLLOUT)).into_iter().collect();
@@ -102,7 +108,7 @@ impl Vsock {
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.state {
             State::Down(_) => None,
-            State::Dialling(socket, _) | State::Up(socket) => Some(socket.as_fd()),
+            State::Dialling(socket, _) | State::Up(socket, _) => Some(socket.as_fd()),
         }
     }
 
@@ -110,20 +116,24 @@ impl Vsock {
         matches!(self.state, State::Dialling(..))
     }
 
-    pub fn due(&self) -> Option<Instant> {
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Up(..))
+    }
+
+    pub fn due(&self) -> Instant {
         match self.state {
-            State::Down(until) | State::Dialling(_, until) => Some(until),
-            State::Up(_) => None,
+            State::Down(until) | State::Dialling(_, until) => until,
+            State::Up(_, heard) => heard + SILENCE,
         }
     }
 
-    /// Dials, or gives up a call, if it is time to. Says whether there is another socket than before.
+    /// Dials, or gives up a call or a line, if it is time to. Says whether there is another socket than before.
     pub fn turn(&mut self) -> bool {
         let now = Instant::now();
-        if self.due().is_none_or(|until| now < until) {
+        if now < self.due() {
             return false;
         }
-        if self.is_dialling() {
+        if !matches!(self.state, State::Down(_)) {
             self.lose(Errno::ETIMEDOUT);
             return true;
         }
@@ -136,7 +146,7 @@ impl Vsock {
 
     /// Reads what has come; while dialling, looks what has come of that.
     pub fn read(&mut self, bytes: &mut [u8]) -> Got {
-        match &self.state {
+        match &mut self.state {
             State::Down(_) => Got::Nothing,
             State::Dialling(socket, _) => match taken(socket, &self.key) {
                 Ok(false) => Got::Nothing,
@@ -146,8 +156,11 @@ impl Vsock {
                     Got::Lost
                 }
             },
-            State::Up(socket) => match recv(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT) {
-                Ok(count) if count > 0 => Got::Bytes(count),
+            State::Up(socket, heard) => match recv(socket.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT) {
+                Ok(count) if count > 0 => {
+                    *heard = Instant::now();
+                    Got::Bytes(count)
+                }
                 Err(Errno::EAGAIN | Errno::EINTR) => Got::Nothing,
                 result => {
                     self.lose(result.err().unwrap_or(Errno::EPIPE));
@@ -159,18 +172,23 @@ impl Vsock {
 
     /// Writes as much as it takes. That the line is gone will be read.
     pub fn write(&mut self, bytes: &[u8]) -> usize {
-        let State::Up(socket) = &self.state else { return 0 };
+        let State::Up(socket, _) = &self.state else { return 0 };
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         send(socket.as_raw_fd(), bytes, flags).unwrap_or(0)
     }
 
     fn up(&mut self) -> Got {
-        let down = State::Down(Instant::now());
-        if let State::Dialling(socket, _) = std::mem::replace(&mut self.state, down) {
-            self.state = State::Up(socket);
+        let now = Instant::now();
+        if let State::Dialling(socket, _) = std::mem::replace(&mut self.state, State::Down(now)) {
+            self.state = State::Up(socket, now);
         }
         self.wait = FIRST_WAIT;
         Got::NewLine
+    }
+
+    /// Hangs up, to dial again.
+    pub fn hang_up(&mut self) {
+        self.lose(Errno::ETIMEDOUT);
     }
 
     fn lose(&mut self, why: Errno) {

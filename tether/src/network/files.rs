@@ -4,6 +4,7 @@
 use crate::failure::{Context, Failure};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
+use protocol::MachineSpec;
 use protocol::Stage::Network;
 use protocol::network::{Host, Names};
 use protocol::oci::Spec;
@@ -112,12 +113,20 @@ pub struct Mounts(Vec<(&'static str, OwnedFd)>);
 
 impl Mounts {
     /// Takes hold of those that were written, in the container's mount namespace and before its root is the only one. What
-    /// the config mounts itself is left to it.
-    pub fn open(names: Option<&Names>, config: &Spec) -> Result<Self, Failure> {
+    /// the machine spec mounts there itself is left to it.
+    pub fn open(machine: &MachineSpec) -> Result<Self, Failure> {
+        let MachineSpec { config, network, volumes, shares, .. } = machine;
+        let mounts = config.mounts.iter().map(|mount| &mount.destination);
+        let theirs = mounts
+            .chain(volumes.iter().map(|volume| &volume.destination))
+            .chain(shares.iter().map(|share| &share.destination));
+        let theirs: Vec<&String> = theirs.collect();
         let mut mounts = vec![];
         for path in [HOSTS, HOSTNAME, RESOLVER] {
-            let theirs = config.mounts.iter().any(|mount| mount.destination == path);
-            if names.is_none() || theirs || !Path::new(path).exists() {
+            if network.names.is_none()
+                || theirs.iter().any(|theirs| *theirs == path)
+                || !Path::new(path).exists()
+            {
                 continue;
             }
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;

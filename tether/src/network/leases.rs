@@ -5,7 +5,7 @@
 
 use super::dhcp::packet::{LARGEST, Lease};
 use super::dhcp::{Client, Order};
-use super::links;
+use super::links::{self, Way};
 use super::netlink::Netlink;
 use crate::failure::{Context, Failure};
 use crate::power;
@@ -38,7 +38,7 @@ pub struct Leases {
 /// One interface's.
 struct Leased {
     nic: Nic,
-    index: u32,
+    way: Way,
     client: Client,
     socket: UdpSocket,
     timer: TimerFd,
@@ -53,7 +53,7 @@ impl Leases {
     }
 
     /// Begins to ask for one.
-    pub fn ask(&mut self, nic: &Nic, index: u32, hostname: Option<&str>) -> Result<(), Failure> {
+    pub fn ask(&mut self, nic: &Nic, way: Way, hostname: Option<&str>) -> Result<(), Failure> {
         let what = || format!("asking for an address of {} by DHCP", nic.name);
         let socket = open_socket(&nic.name).at(Network, what)?;
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
@@ -62,7 +62,7 @@ impl Leases {
             self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0)).at(Network, what)?;
         }
         let client = Client::new(nic.mac.0, hostname.map(str::to_owned), random().at(Network, what)?, now());
-        let mut leased = Leased { nic: nic.clone(), index, client, socket, timer, lease: None };
+        let mut leased = Leased { nic: nic.clone(), way, client, socket, timer, lease: None };
         leased.serve()?;
         self.all.push(leased);
         Ok(())
@@ -179,18 +179,18 @@ impl Leased {
     /// Makes the interface what the new lease says, in the place of the old one.
     fn take(&mut self, new: Option<Lease>) -> Result<(), Failure> {
         let mut netlink = Netlink::open().at(Network, || "opening a netlink socket")?;
-        let (index, name) = (self.index, &self.nic.name);
+        let (way, name) = (self.way, &self.nic.name);
         let old = std::mem::replace(&mut self.lease, new);
         let (old, new) = (old.as_ref(), self.lease.as_ref());
         let subnet = |lease: Option<&Lease>| lease.map(|lease| lease.subnet);
         let routes = |lease: Option<&Lease>| lease.map(|lease| lease.routes.clone()).unwrap_or_default();
         let (old_routes, new_routes) = (routes(old), routes(new));
         for gone in old_routes.iter().filter(|route| !new_routes.contains(route)) {
-            let _gone = links::remove_route(&mut netlink, index, gone);
+            let _gone = links::remove_route(&mut netlink, way, gone);
         }
         let kept = subnet(old) == subnet(new);
         if let Some(gone) = subnet(old).filter(|_| !kept) {
-            let _gone = links::remove_address(&mut netlink, index, gone);
+            let _gone = links::remove_address(&mut netlink, way.index, gone);
         }
         let Some(lease) = new else { return Ok(()) };
         let said =
@@ -198,17 +198,17 @@ impl Leased {
         if let Some(mtu) =
             lease.mtu.filter(|mtu| self.nic.mtu.is_none() && old.and_then(|old| old.mtu) != Some(*mtu))
         {
-            links::set_mtu(&mut netlink, index, mtu)
+            links::set_mtu(&mut netlink, way.index, mtu)
                 .at(Network, || said(&format_args!("setting the MTU to {mtu}")))?;
         }
         if !kept {
-            links::add_address(&mut netlink, index, lease.subnet)
+            links::add_address(&mut netlink, way.index, lease.subnet)
                 .at(Network, || said(&format_args!("adding address {}", lease.subnet)))?;
         }
         // Removing an address takes routes with it.
         for route in new_routes.iter().filter(|route| !kept || !old_routes.contains(route)) {
             let far = route.via.is_some_and(|via| !links::holds(lease.subnet, via));
-            links::add_route(&mut netlink, index, route, far)
+            links::add_route(&mut netlink, way, route, far)
                 .at(Network, || said(&format_args!("adding a route to {}", route.to)))?;
         }
         Ok(())

@@ -26,6 +26,9 @@ const BROADCAST: u16 = 4;
 const DESTINATION: u16 = 1;
 const LINK: u16 = 4;
 const GATEWAY: u16 = 5;
+const PRIORITY: u16 = 6;
+/// `IP6_RT_PRIO_USER`.
+const IPV6_METRIC: u32 = 1024;
 
 /// Bytes of a `struct ifinfomsg`.
 const LINK_BODY: usize = 16;
@@ -174,19 +177,28 @@ fn address(kind: u16, flags: u16, index: u32, Subnet { ip, length }: Subnet) -> 
     }
 }
 
-/// Adds a route through an interface, in the place of another to the same. `far`: its gateway may be outside of all the
-/// interface's networks.
-pub fn add_route(netlink: &mut Netlink, index: u32, to: &Route, far: bool) -> nix::Result<()> {
-    netlink.request(route(NEW_ROUTE, CREATE | REPLACE, index, to, far))
+/// An interface as routes know it.
+#[derive(Debug, Clone, Copy)]
+pub struct Way {
+    /// The kernel's number of it.
+    pub index: u32,
+    /// How many interfaces' routes to the same are preferred to its own.
+    pub rank: u32,
+}
+
+/// Adds a route through an interface, in the place of another of that rank to the same. `far`: its gateway may be outside of
+/// all the interface's networks.
+pub fn add_route(netlink: &mut Netlink, way: Way, to: &Route, far: bool) -> nix::Result<()> {
+    netlink.request(route(NEW_ROUTE, CREATE | REPLACE, way, to, far))
 }
 
 /// Removes a route.
-pub fn remove_route(netlink: &mut Netlink, index: u32, to: &Route) -> nix::Result<()> {
-    netlink.request(route(DELETE_ROUTE, 0, index, to, false))
+pub fn remove_route(netlink: &mut Netlink, way: Way, to: &Route) -> nix::Result<()> {
+    netlink.request(route(DELETE_ROUTE, 0, way, to, false))
 }
 
 /// A `struct rtmsg`.
-fn route(kind: u16, flags: u16, index: u32, Route { to, via }: &Route, far: bool) -> Message {
+fn route(kind: u16, flags: u16, way: Way, Route { to, via }: &Route, far: bool) -> Message {
     let family = if to.ip.is_ipv4() { AF_INET } else { AF_INET6 };
     let scope = if via.is_none() && to.ip.is_ipv4() { SCOPE_LINK } else { SCOPE_UNIVERSE };
     let mut body = vec![family, to.length, 0, 0, TABLE_MAIN, PROTOCOL_BOOT, scope, UNICAST];
@@ -198,7 +210,12 @@ fn route(kind: u16, flags: u16, index: u32, Route { to, via }: &Route, far: bool
     if let Some(via) = via {
         message = message.with(GATEWAY, &octets(*via));
     }
-    message.with(LINK, &index.to_ne_bytes())
+    if way.rank > 0 {
+        // The first one's metric is what the kernel takes by itself.
+        let metric = way.rank + if to.ip.is_ipv4() { 0 } else { IPV6_METRIC };
+        message = message.with(PRIORITY, &metric.to_ne_bytes());
+    }
+    message.with(LINK, &way.index.to_ne_bytes())
 }
 
 /// The network's own address: the kernel wants no bit behind the prefix.

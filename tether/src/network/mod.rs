@@ -3,10 +3,12 @@
 //!
 //! - [`netlink`]: the kernel's messages; [`links`]: interfaces, addresses, routes
 //! - [`dhcp`]: the client as a state machine; [`leases`]: its sockets and timers
+//! - [`firewall`]: what may pass
 //! - [`files`]: `/etc/hosts` and its like
 
 pub mod dhcp;
 pub mod files;
+mod firewall;
 mod leases;
 mod links;
 mod netlink;
@@ -16,7 +18,7 @@ use crate::uevents::{DEADLINE, Uevents};
 use crate::{modules, namespaces, power};
 use files::{Files, Known};
 use leases::Leases;
-use links::Link;
+use links::{Link, Way};
 use netlink::Netlink;
 use protocol::oci::NamespaceKind;
 use protocol::{MachineSpec, Stage};
@@ -31,7 +33,9 @@ pub struct Network {
 
 /// Loads the modules for interfaces, if the machine has any.
 pub fn load_modules(machine: &MachineSpec) -> Result<(), Failure> {
-    if machine.network.nics.is_empty() { Ok(()) } else { modules::load_network() }
+    let Some(_) = machine.network.nics.first() else { return Ok(()) };
+    machine.network.firewall.as_ref().map_or(Ok(()), |_| modules::load_firewall())?;
+    modules::load_network()
 }
 
 impl Network {
@@ -46,16 +50,18 @@ impl Network {
         }
         let mut leases = None;
         if !network.nics.is_empty() {
+            network.firewall.as_ref().map_or(Ok(()), |firewall| firewall::set_up(firewall, &network.nics))?;
             let mut netlink = Netlink::open().at(Stage::Network, || "opening a netlink socket")?;
             let mut links = wait_for_links(&mut netlink, machine)?;
-            for nic in &network.nics {
+            for (rank, nic) in (0..).zip(&network.nics) {
                 let index = links::bring_up(&mut netlink, &mut links, nic)?;
+                let way = Way { index, rank };
                 for address in &nic.addresses {
                     links::add_address(&mut netlink, index, *address)
                         .at(Stage::Network, || format!("{}: adding address {address}", nic.name))?;
                 }
                 for route in &nic.routes {
-                    links::add_route(&mut netlink, index, route, false).at(Stage::Network, || {
+                    links::add_route(&mut netlink, way, route, false).at(Stage::Network, || {
                         format!("{}: adding a route to {}{}", nic.name, route.to, by(route.via))
                     })?;
                 }
@@ -64,7 +70,7 @@ impl Network {
                         Some(leases) => leases,
                         none => none.insert(Leases::new()?),
                     };
-                    leases.ask(nic, index, machine.config.hostname.as_deref())?;
+                    leases.ask(nic, way, machine.config.hostname.as_deref())?;
                 }
             }
         }

@@ -40,11 +40,7 @@ impl Message {
 
     /// With an attribute more.
     pub fn with(mut self, kind: u16, data: &[u8]) -> Self {
-        let length = u16::try_from(ATTRIBUTE + data.len()).unwrap_or(u16::MAX);
-        self.0.extend_from_slice(&length.to_ne_bytes());
-        self.0.extend_from_slice(&kind.to_ne_bytes());
-        self.0.extend_from_slice(data);
-        pad(&mut self.0);
+        self.0.extend_from_slice(&attribute(kind, data));
         self
     }
 
@@ -56,6 +52,14 @@ impl Message {
         put(&mut self.0, 8, &sequence.to_ne_bytes());
         self.0
     }
+}
+
+/// An attribute, padded.
+pub fn attribute(kind: u16, data: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(ATTRIBUTE + data.len()).unwrap_or(u16::MAX);
+    let mut bytes = [&length.to_ne_bytes(), &kind.to_ne_bytes(), data].concat();
+    pad(&mut bytes);
+    bytes
 }
 
 fn put(bytes: &mut [u8], at: usize, what: &[u8]) {
@@ -121,7 +125,22 @@ fn take(mut bytes: &[u8], sequence: u32, each: &mut impl FnMut(&[u8])) -> nix::R
     Ok(false)
 }
 
-/// A line to the part of the kernel that has the network's interfaces, addresses and routes.
+/// The same of an answer to several: each failure is told, and the success of the one that asks for it.
+fn take_failure(mut bytes: &[u8], asked: u32) -> nix::Result<bool> {
+    while let Some(message) = next_message(&mut bytes) {
+        if message.kind == ERROR {
+            let code = i32::from_ne_bytes(field(message.body, 0).ok_or(Errno::EBADMSG)?);
+            match code {
+                0 if message.sequence == asked => return Ok(true),
+                0 => {}
+                code => return Err(Errno::from_raw(code.wrapping_neg())),
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// A line to the part of the kernel that has the network's interfaces, addresses and routes, or to another one.
 pub struct Netlink {
     socket: OwnedFd,
     sequence: u32,
@@ -130,7 +149,11 @@ pub struct Netlink {
 impl Netlink {
     /// Opens one.
     pub fn open() -> nix::Result<Self> {
-        let protocol = SockProtocol::NetlinkRoute;
+        Self::open_to(SockProtocol::NetlinkRoute)
+    }
+
+    /// Opens one to another part of the kernel.
+    pub fn open_to(protocol: SockProtocol) -> nix::Result<Self> {
         let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         Ok(Self { socket, sequence: 0 })
     }
@@ -145,10 +168,32 @@ impl Netlink {
         self.exchange(message, DUMP, each)
     }
 
+    /// Has several things done, or none of them: the first and the last message say that they belong together.
+    pub fn batch(&mut self, messages: Vec<Message>) -> nix::Result<()> {
+        let asking = messages.len().saturating_sub(2);
+        let (mut bytes, mut asked) = (vec![], 0);
+        for (at, message) in messages.into_iter().enumerate() {
+            self.sequence = self.sequence.wrapping_add(1);
+            let flags = if at == asking { ACK } else { 0 };
+            if at == asking {
+                asked = self.sequence;
+            }
+            bytes.extend_from_slice(&message.finish(flags, self.sequence));
+        }
+        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        self.receive(|answer| take_failure(answer, asked))
+    }
+
     fn exchange(&mut self, message: Message, flags: u16, mut each: impl FnMut(&[u8])) -> nix::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let bytes = message.finish(flags, self.sequence);
         send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        let sequence = self.sequence;
+        self.receive(|answer| take(answer, sequence, &mut each))
+    }
+
+    /// Gives `take` what comes, until it says that it was the last.
+    fn receive(&self, mut take: impl FnMut(&[u8]) -> nix::Result<bool>) -> nix::Result<()> {
         let mut buffer = vec![0; BUFFER];
         loop {
             // With MSG_TRUNC it tells of all that there was.
@@ -157,7 +202,7 @@ impl Netlink {
                 length => length?,
             };
             let answer = buffer.get(..length).ok_or(Errno::EMSGSIZE)?;
-            if take(answer, self.sequence, &mut each)? {
+            if take(answer)? {
                 return Ok(());
             }
         }
@@ -203,6 +248,14 @@ mod tests {
         assert_eq!(take(&answer(ERROR, 1, &(-17i32).to_ne_bytes()), 1, &mut each), Err(Errno::EEXIST));
         assert_eq!(take(&answer(ERROR, 2, &(-17i32).to_ne_bytes()), 1, &mut each), Ok(false));
         assert_eq!(seen, [b"abcd", b"efgh"]);
+    }
+
+    #[test]
+    fn of_several_each_failure_counts() {
+        let error = |code: i32, sequence| answer(ERROR, sequence, &code.to_ne_bytes());
+        assert_eq!(take_failure(&[error(0, 3), error(0, 5)].concat(), 5), Ok(true));
+        assert_eq!(take_failure(&error(0, 3), 5), Ok(false));
+        assert_eq!(take_failure(&[error(-95, 3), error(0, 5)].concat(), 5), Err(Errno::EOPNOTSUPP));
     }
 
     #[test]

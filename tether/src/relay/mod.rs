@@ -208,10 +208,9 @@ impl<'a> Relay<'a> {
                 self.acknowledged = true;
                 Ok(())
             }
-            ToGuest::Acknowledged | ToGuest::Start(_) => Err(Failure::new(
-                Stage::Run,
-                format!("the host's message came at the wrong time: {message:?}"),
-            )),
+            ToGuest::Acknowledged | ToGuest::Start(_) => {
+                Err(Failure::new(Stage::Run, "the host's start or acknowledgement came at the wrong time"))
+            }
         }
     }
 
@@ -234,8 +233,8 @@ impl<'a> Relay<'a> {
         if phase == Phase::Starting {
             return self.channel.refuse(id, Failure::new(Stage::Run, "the container does not run yet"));
         }
-        let MachineSpec { config, seccomp, .. } = self.machine;
-        let container = Container { pid, config, cgroup: self.cgroup, seccomp: seccomp.as_ref() };
+        let MachineSpec { config, groups, seccomp, .. } = self.machine;
+        let container = Container { pid, config, groups, cgroup: self.cgroup, seccomp: seccomp.as_ref() };
         match process::exec(exec, &container) {
             Ok(process) => {
                 self.childless = false;

@@ -71,13 +71,18 @@ fn replace(source: Option<OwnedFd>, target: &Path, data: &Path) -> io::Result<()
     fs::set_permissions(&pending, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     if let Some(source) = source {
         let from = PathBuf::from(format!("/proc/self/fd/{}/.", source.as_raw_fd()));
-        Copy { from, to: pending.clone(), names: BTreeMap::new() }.all()?;
+        copy(from, pending.clone())?;
     }
     let filesystem = File::open(target)?;
     rustix::fs::syncfs(&filesystem)?;
     fs::rename(&pending, data)?;
     rustix::fs::syncfs(&filesystem)?;
     Ok(())
+}
+
+/// Copies what is in the folder `from` into the folder `to`, exactly.
+pub fn copy(from: PathBuf, to: PathBuf) -> io::Result<()> {
+    Copy { from, to, names: BTreeMap::new() }.all()
 }
 
 /// A copy of a tree, exact: owners, modes, times, xattrs, links, devices, holes.

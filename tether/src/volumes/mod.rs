@@ -4,7 +4,7 @@
 //! done: `data` is made elsewhere, written to disk, and gets its name then ([`fill`]). What is on a volume is whatever the last
 //! container made of it: no symbolic link on it is followed here. Folders of the host's are mounted at `/shares/N` ([`share`]).
 
-mod fill;
+pub mod fill;
 mod grow;
 mod share;
 

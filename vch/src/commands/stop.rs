@@ -11,6 +11,8 @@ use crate::client::control::Heard;
 use crate::containers::{Container, State};
 use crate::monitor::message::ToMonitor;
 
+/// How long a process may take to end when it is asked to, in seconds, if nobody says otherwise: docker's.
+const GRACE: u32 = 10;
 /// How long the guest may take to end after its process was killed.
 const KILLED: Duration = Duration::from_secs(10);
 /// The same, when it has volumes to write to.
@@ -28,9 +30,9 @@ pub struct Options {
     #[arg(required = true)]
     containers: Vec<String>,
 
-    /// Seconds until the container's process is killed
-    #[arg(short = 't', long = "time", alias = "timeout", value_name = "SECONDS", default_value_t = 10)]
-    seconds: u32,
+    /// Seconds until the container's process is killed; by default those of run --stop-timeout, or else 10
+    #[arg(short = 't', long = "time", alias = "timeout", value_name = "SECONDS")]
+    seconds: Option<u32>,
 
     #[command(flatten)]
     store: Store,
@@ -45,7 +47,8 @@ pub fn run(options: &Options, say: impl Fn(&str)) -> Result<u8> {
         let container = options.store.container(name)?;
         // As docker does: one that has ended is stopped.
         if !matches!(options.store.state(&container)?, State::Exited { .. }) {
-            stop(&options.store, &container, Duration::from_secs(options.seconds.into()))?;
+            let seconds = options.seconds.or(container.record.stop_timeout).unwrap_or(GRACE);
+            stop(&options.store, &container, Duration::from_secs(seconds.into()))?;
         }
         Ok(name.to_owned())
     };

@@ -27,6 +27,9 @@ pub struct Record {
     pub stdin: bool,
     /// What `vch stop` sends: a signal's number.
     pub stop_signal: i32,
+    /// How long `vch stop` waits for it by default, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_timeout: Option<u32>,
     /// Whether it goes when it has ended (`--rm`).
     pub remove: bool,
     /// The names of its volumes.
@@ -58,6 +61,7 @@ impl Record {
             tty: false,
             stdin: false,
             stop_signal: libc::SIGTERM,
+            stop_timeout: None,
             remove: false,
             volumes: vec![],
             ports: vec![],

@@ -26,7 +26,11 @@ impl Relay<'_> {
 
     pub(super) fn channel(&mut self) -> Result<()> {
         let mut chunk = [0; CHUNK];
-        let arrival = self.wires.channel.read(&mut chunk).context("cannot read from the channel")?;
+        let arrival = self
+            .wires
+            .channel
+            .read(&mut chunk, self.talk.link.state())
+            .context("cannot read from the channel")?;
         self.open
             .retain(|open| *open != Source::Channel || !matches!(arrival, Arrival::Went | Arrival::Ended));
         if arrival == Arrival::Came && !self.open.contains(&Source::Channel) {

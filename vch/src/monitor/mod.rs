@@ -360,6 +360,7 @@ fn record(
         tty: options.tty,
         stdin,
         stop_signal,
+        stop_timeout: options.process.stop_timeout,
         remove: options.rm,
         ..Record::new(id.to_owned(), name)
     })

@@ -40,8 +40,10 @@ impl Relay<'_> {
         let now = Instant::now();
         let signal = match self.button {
             Button::Pressed => {
-                self.button = Button::Grace(now + GRACE);
-                self.container.record.stop_signal
+                let record = &self.container.record;
+                let grace = record.stop_timeout.map_or(GRACE, |seconds| Duration::from_secs(seconds.into()));
+                self.button = Button::Grace(now + grace);
+                record.stop_signal
             }
             Button::Grace(end) if end <= now => {
                 self.button = Button::Done;

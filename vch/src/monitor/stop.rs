@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Instant;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use protocol::Stage;
 
 use super::message::ToClient;
@@ -12,7 +12,7 @@ use crate::conversation::Phase;
 use crate::exit::End;
 use crate::text::harmless;
 
-/// The VM has ended without saying how the container did.
+/// The VM has ended without saying how the container did, or does not come up.
 #[derive(Debug)]
 pub struct Gone {
     /// What is known of the reason.
@@ -50,7 +50,7 @@ impl Relay<'_> {
                 self.panicked().map_or_else(|| Err(self.gone().into()), |end| Ok(Some(end)))
             }
             Phase::Booting | Phase::Starting | Phase::Running if late => {
-                self.panicked().map_or_else(|| Err(self.late()), |end| Ok(Some(end)))
+                self.panicked().map_or_else(|| Err(self.late().into()), |end| Ok(Some(end)))
             }
             _ => Ok(None),
         }
@@ -66,8 +66,10 @@ impl Relay<'_> {
     pub(super) fn show_last_words(&mut self, end: &Result<End>) {
         let of_use = match end {
             Ok(End::Failed(failure)) => !matches!(failure.stage, Stage::Spec | Stage::Config | Stage::Exec),
-            Ok(End::Panicked { .. }) | Err(_) => true,
+            Ok(End::Panicked { .. }) => true,
             Ok(_) => false,
+            // The rest is the host's.
+            Err(error) => error.is::<Gone>(),
         };
         if of_use && !self.debug {
             for line in self.console.tail() {
@@ -98,13 +100,14 @@ impl Relay<'_> {
         Gone { why, known }
     }
 
-    fn late(&self) -> anyhow::Error {
-        anyhow!(
+    fn late(&self) -> Gone {
+        let why = format!(
             "the container did not start within {} s: {}{}; --debug shows the kernel's log, --boot-timeout gives more time",
             self.boot_timeout.as_secs(),
             self.talk.whereabouts(),
             self.last_words(),
-        )
+        );
+        Gone { why, known: true }
     }
 
     fn last_words(&self) -> String {

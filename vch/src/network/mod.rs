@@ -17,11 +17,13 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use protocol::network::{Host as HostLine, MOST_NICS, Mac, Names, Network, Nic, Route, Subnet};
+use protocol::network::{
+    Firewall, Host as HostLine, Level, MOST_NICS, Mac, Names, Network, Nic, OpenPorts, Route, Subnet,
+};
 
-use crate::options::network::{Address, NetworkOptions};
+use crate::options::network::{self as options, Address, NetworkOptions};
 use mode::{Attachment, Choice, Kind};
-use publish::{Port, Reserved};
+use publish::{Port, Publish, Reserved, Transport};
 
 /// What QEMU's user network (libslirp) gives its only guest, by default.
 const USER_IP: Subnet = Subnet { ip: IpAddr::V4(USER_GUEST), length: 24 };
@@ -79,16 +81,43 @@ fn mac(nic: &Attachment, id: &str, number: usize) -> Mac {
     Mac(mac)
 }
 
-/// What the guest is told.
+/// What the guest is told. `exposed` is the image's list.
 ///
 /// # Errors
 /// An option cannot be honoured.
-pub fn machine(options: &NetworkOptions, id: &str) -> Result<Network> {
+pub fn machine(options: &NetworkOptions, id: &str, exposed: &[String]) -> Result<Network> {
     let attachments = attachments(options)?;
     let nics: Vec<_> = (0..).zip(&attachments).map(|(number, nic)| interface(nic, id, number)).collect();
-    let network = Network { names: Some(names(options, &attachments)?), nics };
+    let firewall = firewall(options, exposed)?.filter(|_| !nics.is_empty());
+    let network = Network { names: Some(names(options, &attachments)?), nics, firewall };
     network.check().map_err(anyhow::Error::msg)?;
     Ok(network)
+}
+
+fn firewall(options: &NetworkOptions, exposed: &[String]) -> Result<Option<Firewall>> {
+    let level = match options.firewall {
+        options::Firewall::Open => return Ok(None),
+        options::Firewall::Outbound => Level::Outbound,
+        options::Firewall::Published => Level::Published,
+        options::Firewall::Peers => Level::Peers,
+        options::Firewall::Closed => Level::Closed,
+    };
+    let mut ports = vec![];
+    if level == Level::Published {
+        ports.extend(options.publish.iter().map(Publish::container));
+        let range = |(transport, first, last)| OpenPorts { transport, first, last };
+        ports.extend(options.expose.iter().copied().map(range));
+        for port in exposed {
+            ports.push(range(of_image(port)?));
+        }
+    } else if level != Level::Peers && (!options.publish.is_empty() || options.publish_all) {
+        bail!("--firewall {level} keeps out what -p and -P let in: published is the level for both");
+    }
+    Ok(Some(Firewall { level, ports }))
+}
+
+fn of_image(port: &str) -> Result<(Transport, u16, u16)> {
+    publish::exposed(port).with_context(|| format!("the image's ExposedPorts has {port:?}"))
 }
 
 fn interface(attachment: &Attachment, id: &str, number: usize) -> Nic {
@@ -193,10 +222,7 @@ impl Host {
             );
             let mut all = options.expose.clone();
             for port in exposed {
-                all.push(
-                    publish::exposed(port)
-                        .with_context(|| format!("the image's ExposedPorts has {port:?}"))?,
-                );
+                all.push(of_image(port)?);
             }
             let all = if options.publish_all { all } else { vec![] };
             host.reserved = Reserved::take(&options.publish, &all)?;

@@ -9,29 +9,12 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, setsockopt, socket, sockopt,
 };
+use protocol::network::OpenPorts;
+pub use protocol::network::Transport;
 use serde::{Deserialize, Serialize};
 
 /// The most ports that one container publishes: each is a socket, here and in QEMU.
 const MOST_PORTS: usize = 512;
-
-/// What is on top of IP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Transport {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-impl fmt::Display for Transport {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        })
-    }
-}
 
 /// One `-p`. Ranges are from the first port to the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +74,12 @@ impl Publish {
             );
         }
         Ok(Self { ip, host, container, transport })
+    }
+
+    /// What of the container it leads to.
+    pub fn container(&self) -> OpenPorts {
+        let (first, last) = self.container;
+        OpenPorts { transport: self.transport, first, last }
     }
 
     /// Any free port for this one.

@@ -2,15 +2,23 @@
 //! no rights of its own.
 
 use std::fs::OpenOptions;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io::IoSliceMut;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::{AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socket};
+
+use crate::child;
+use crate::text::harmless;
 
 const TUN: &str = "/dev/net/tun";
+/// In Debian's qemu-system-common, where root may make it set-uid.
+const HELPER: &str = "/usr/lib/qemu/qemu-bridge-helper";
 /// The kernel fills in the number.
 const PATTERN: &str = "vch%d";
 /// linux/if_tun.h: `_IOW('T', 202, int)`; linux/sockios.h. On x86-64.
@@ -43,6 +51,9 @@ pub fn in_bridge(bridge: &str) -> Result<OwnedFd> {
         Path::new(&format!("/sys/class/net/{bridge}/bridge")).exists(),
         "the host has no bridge of that name; root makes one with: ip link add {bridge} type bridge"
     );
+    if !nix::unistd::geteuid().is_root() {
+        return by_helper(bridge);
+    }
     let (tap, name) = attach(PATTERN)?;
     let index = std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex"))
         .ok()
@@ -54,6 +65,35 @@ pub fn in_bridge(bridge: &str) -> Result<OwnedFd> {
     ioctl(&control, SIOCBRADDIF, &mut request).with_context(|| format!("cannot put {name} into {bridge}"))?;
     bring_up(&control, &name).with_context(|| format!("cannot bring {name} up"))?;
     Ok(tap)
+}
+
+/// What root lets others do: QEMU's helper, which is set-uid root, makes the tap if its list has the bridge.
+fn by_helper(bridge: &str) -> Result<OwnedFd> {
+    ensure!(Path::new(HELPER).exists(), "only root may, or {HELPER} for others, which is not installed");
+    let (ours, theirs) = UnixStream::pair()?;
+    let mut command = Command::new(HELPER);
+    command.args(["--use-vnet", &format!("--fd={}", theirs.as_raw_fd()), &format!("--br={bridge}")]);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    child::bind(&mut command, vec![theirs.as_raw_fd()], false);
+    let output = command.output().with_context(|| format!("cannot start {HELPER}"))?;
+    drop(theirs);
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "only root may, or {HELPER} for bridges that /etc/qemu/bridge.conf allows; it says: {}",
+        harmless(said.trim().as_bytes(), 200)
+    );
+    let mut byte = [0];
+    let mut space = nix::cmsg_space!(RawFd);
+    let mut slices = [IoSliceMut::new(&mut byte)];
+    let message = recvmsg::<()>(ours.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let tap = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+        _ => None,
+    });
+    let tap = tap.with_context(|| format!("{HELPER} has made no tap"))?;
+    // SAFETY: the kernel has just made this descriptor for us; nothing else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(tap) })
 }
 
 fn bring_up(control: &OwnedFd, name: &str) -> Result<()> {

@@ -40,6 +40,10 @@ pub struct NetworkOptions {
     #[arg(long, value_name = "MAC")]
     pub mac_address: Option<Mac>,
 
+    /// What may pass the container's interfaces: open (all), outbound (what begins inside), published (and what comes to the ports of -p, --expose and the image), peers (only machines of its own networks), closed
+    #[arg(long, value_enum, value_name = "LEVEL", default_value = "open")]
+    pub firewall: Firewall,
+
     /// Domain name in the container
     #[arg(long, value_name = "NAME")]
     pub domainname: Option<String>,
@@ -59,6 +63,21 @@ pub struct NetworkOptions {
     /// An option of resolv.conf (repeatable)
     #[arg(long, alias = "dns-opt", value_name = "OPTION", value_parser = word)]
     pub dns_option: Vec<String>,
+}
+
+/// VIC's levels of trust.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Firewall {
+    /// All may pass.
+    Open,
+    /// Connections that begin inside.
+    Outbound,
+    /// Those, and to some ports.
+    Published,
+    /// Those with machines of its own networks.
+    Peers,
+    /// None.
+    Closed,
 }
 
 /// What a name of `--add-host` means.

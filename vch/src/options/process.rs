@@ -15,6 +15,10 @@ pub struct ProcessOptions {
     #[arg(long, value_name = "SIGNAL", value_parser = crate::signal_names::parse)]
     pub stop_signal: Option<i32>,
 
+    /// Seconds that `vch stop` waits, if it is not told another number
+    #[arg(long, value_name = "SECONDS")]
+    pub stop_timeout: Option<u32>,
+
     /// Put a label on the container (repeatable)
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub label: Vec<String>,

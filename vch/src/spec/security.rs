@@ -156,3 +156,91 @@ fn seccomp(said: Option<&str>, privileged: bool, capabilities: &[String]) -> Res
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(ToString::to_string).collect()
+    }
+
+    fn capable(add: &[&str], drop: &[&str], privileged: bool) -> Result<Vec<String>> {
+        let (cap_add, cap_drop) = (texts(add), texts(drop));
+        capabilities(&Security { cap_add, cap_drop, privileged, ..Security::default() })
+    }
+
+    #[test]
+    fn dockers_rules_of_capabilities() {
+        let count = |add: &[&str], drop: &[&str], privileged| capable(add, drop, privileged).unwrap().len();
+        assert_eq!(count(&[], &[], false), 14);
+        assert_eq!(count(&["net_admin", "CAP_CHOWN"], &[], false), 15);
+        assert_eq!(count(&["NET_ADMIN"], &["cap_chown", "sys_time"], false), 14);
+        assert_eq!(count(&["ALL"], &["chown", "mknod"], false), 39);
+        assert_eq!(count(&[], &["all"], true), 41);
+        assert_eq!(capable(&["kill"], &["ALL"], false).unwrap(), ["CAP_KILL"]);
+        for (add, drop) in [(&["FLY"][..], &[][..]), (&[], &["CAP_"]), (&[""], &[])] {
+            let error = capable(add, drop, false).unwrap_err().to_string();
+            assert!(error.contains("there is no capability named"), "{error}");
+        }
+    }
+
+    #[test]
+    fn devices() {
+        let parts = |text: &str| {
+            device(text)
+                .map(|GuestDevice { source, destination, access }| [source, destination, access].join(" "))
+        };
+        for (text, wanted) in [
+            ("/dev/vda", "/dev/vda /dev/vda rwm"),
+            ("/dev/vda:r", "/dev/vda /dev/vda r"),
+            ("/dev/vda:/dev/x", "/dev/vda /dev/x rwm"),
+            ("/dev/vda:/x:rw", "/dev/vda /x rw"),
+        ] {
+            assert_eq!(parts(text).unwrap(), wanted);
+        }
+        for bad in [
+            "",
+            "/etc/passwd",
+            "vda",
+            "/dev/vda:x",
+            "/dev/vda:/x:z",
+            "/dev/vda:/x:",
+            "/dev/vda:/x:r:w",
+            "/dev/vda:x:r",
+        ] {
+            assert!(parts(bad).is_err_and(|error| error.to_string().contains("--device")), "{bad}");
+        }
+    }
+
+    #[test]
+    fn words_of_security() {
+        let said =
+            words(&texts(&["no-new-privileges:true", "seccomp:/x", "systempaths=unconfined", "apparmor=a"]))
+                .unwrap();
+        assert!(said.no_new_privileges && said.bare_system_paths);
+        assert_eq!((said.seccomp.as_deref(), said.apparmor.as_deref()), (Some("/x"), Some("a")));
+        assert!(!words(&texts(&["no-new-privileges", "no-new-privileges=false"])).unwrap().no_new_privileges);
+        for bad in [
+            "",
+            "seccomp",
+            "seccomp=",
+            "no-new-privileges=perhaps",
+            "systempaths=x",
+            "label=type:x",
+            "unknown=1",
+        ] {
+            let error = words(&texts(&[bad])).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("--security-opt {bad}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn filters() {
+        let compiled = |said, privileged| seccomp(said, privileged, &[]).unwrap().is_some();
+        assert!(compiled(None, false) && compiled(Some("builtin"), true));
+        assert!(!compiled(None, true) && !compiled(Some("unconfined"), false));
+        let error = format!("{:#}", seccomp(Some("/no/such/file"), false, &[]).unwrap_err());
+        assert!(error.contains("/no/such/file"), "{error}");
+    }
+}

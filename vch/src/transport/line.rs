@@ -18,7 +18,7 @@ pub struct Line {
     end: End,
     lossy: bool,
     patience: Patience,
-    /// Something has come, or was said to a guest that is there, since the last look at `patience`.
+    /// Something has come or gone, beside greetings, since the last look at `patience`.
     moved: bool,
 }
 
@@ -80,11 +80,11 @@ impl Line {
         }
     }
 
-    /// Reads what has come.
+    /// Reads what has come for a link in this state.
     ///
     /// # Errors
     /// The system's.
-    pub fn read(&mut self, chunk: &mut [u8]) -> Result<Arrival> {
+    pub fn read(&mut self, chunk: &mut [u8], state: State) -> Result<Arrival> {
         let arrival = match &mut self.end {
             End::Doors(doors) => doors.read(chunk)?,
             End::Stream(socket) => match socket.read(chunk) {
@@ -98,7 +98,7 @@ impl Line {
                 Err(e) => return Err(e.into()),
             },
         };
-        self.moved |= matches!(arrival, Arrival::Bytes(_));
+        self.moved |= matches!(arrival, Arrival::Bytes(_)) && state == State::Connected;
         Ok(arrival)
     }
 

@@ -21,7 +21,7 @@ fn call(dir: &Path, bytes: &[u8]) -> UnixStream {
 
 fn read(line: &mut Line) -> (Arrival, Vec<u8>) {
     let mut chunk = [0; 100];
-    let arrival = line.read(&mut chunk).unwrap();
+    let arrival = line.read(&mut chunk, protocol::State::Connected).unwrap();
     let bytes = if let Arrival::Bytes(count) = arrival { chunk[..count].to_vec() } else { vec![] };
     (arrival, bytes)
 }
