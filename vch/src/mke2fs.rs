@@ -28,7 +28,7 @@ pub enum For {
 pub fn format(file: &File, uuid: Uuid, what: For) -> Result<()> {
     let (features, name) = match what {
         For::Scratch => ("^has_journal,^resize_inode", "the scratch disk"),
-        For::Volume => ("has_journal", "the volume"),
+        For::Volume => ("has_journal", "the disk"),
     };
     let mut mke2fs = Command::new("mke2fs");
     mke2fs
@@ -40,21 +40,6 @@ pub fn format(file: &File, uuid: Uuid, what: For) -> Result<()> {
     let output = run(mke2fs, file)?;
     if !output.status.success() {
         bail!("mke2fs could not format {name} ({}): {}", output.status, harmless(&output.stderr, 500));
-    }
-    Ok(())
-}
-
-/// Mends the filesystem in `file`, if it was not unmounted.
-///
-/// # Errors
-/// It cannot be mended; e2fsck is not there.
-pub fn mend(file: &File) -> Result<()> {
-    let mut e2fsck = Command::new("e2fsck");
-    e2fsck.arg("-y");
-    let output = run(e2fsck, file)?;
-    // e2fsck(8): 1 is "errors corrected", 2 the same and that the system should be rebooted.
-    if !matches!(output.status.code(), Some(0..=3)) {
-        bail!("e2fsck could not mend it ({}): {}", output.status, harmless(&output.stdout, 500));
     }
     Ok(())
 }

@@ -195,7 +195,9 @@ fn start(
         length <= MOST_SPEC,
         "the command and the environment are too long: {length} bytes as JSON, at most {MOST_SPEC} fit"
     );
-    let scratch = scratch::create(&store, options.scratch_size, uuid)?;
+    // With a journal, which the next VM's kernel replays: what a guest has left on it is nothing for a program of the host's.
+    let lifetime = if options.restart == Policy::No { mke2fs::For::Scratch } else { mke2fs::For::Volume };
+    let scratch = scratch::create(&store, options.scratch_size, uuid, lifetime)?;
     clock.step("the scratch disk is there");
     if let Some(signal) = interrupted(clients)? {
         return Ok(killed(signal, clock));
@@ -225,7 +227,6 @@ fn start(
         if !again::again(&mut restarts, &result, clients, kept)? {
             return result;
         }
-        mke2fs::mend(&parts.scratch).context("the scratch disk cannot be used again")?;
         clock = Clock::start();
     }
 }

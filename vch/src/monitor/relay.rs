@@ -131,7 +131,7 @@ impl<'a> Relay<'a> {
 
     /// Of a VM that runs, with the conversation as far as it has got.
     pub fn over(
-        talk: Conversation,
+        mut talk: Conversation,
         wires: Wires,
         container: &'a Container,
         clients: &'a mut Clients,
@@ -140,6 +140,9 @@ impl<'a> Relay<'a> {
     ) -> Self {
         // The socket is new and empty: it takes these few bytes, or QEMU is gone and the loop will notice.
         let _ = nix::unistd::write(&wires.monitor, CAPABILITIES);
+        if container.record.transport.is_to_be_prompt() {
+            talk.link.confirm_promptly();
+        }
         let mut open = vec![Source::Console, Source::Monitor];
         // A line that the guest makes comes later.
         open.extend(wires.channel.is_up().then_some(Source::Channel));
