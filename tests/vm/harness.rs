@@ -375,7 +375,7 @@ pub fn machine(
     change(&mut machine);
     let plan = vch::monitor::relay::Plan {
         machine,
-        layers,
+        layers: layers.into(),
         stdin: false,
         debug: false,
         boot_timeout: Duration::from_secs(180),

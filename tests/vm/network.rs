@@ -21,10 +21,10 @@ pub fn tests() -> Vec<Test> {
     let mut tests = tests![
         the_default_network,
         published_ports,
+        leases,
         no_network,
         two_machines_on_a_wire,
         a_closed_firewall,
-        leases,
         what_cannot_be_is_refused
     ];
     let taps = Test::new("network::tap_and_bridge", taps::tap_and_bridge);

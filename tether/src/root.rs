@@ -57,7 +57,11 @@ fn mount_disk(
 
 /// The overlay's root folder shows the upper folder's attributes: take them from the top layer.
 fn prepare_scratch(top_layer: usize) -> Result<(), Failure> {
-    for folder in ["/scratch/upper", "/scratch/work"] {
+    // A container that is started again goes on with what it has written.
+    if Path::new("/scratch/upper").exists() {
+        return Ok(());
+    }
+    for folder in ["/scratch/work", "/scratch/upper"] {
         fs::create_dir(folder).at(Stage::Root, || format!("making {folder}"))?;
     }
     let top = format!("/layers/{top_layer}");

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Result, anyhow, bail};
 use protocol::Uuid;
@@ -36,24 +36,46 @@ pub fn format(file: &File, uuid: Uuid, what: For) -> Result<()> {
         // background zeroing.
         .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-O", features, "-E"])
         .arg("nodiscard,lazy_itable_init=1,lazy_journal_init=1,assume_storage_prezeroed=1,root_owner=0:0")
-        .args(["-U", &uuid.to_string()])
-        .arg(format!("/proc/self/fd/{}", file.as_raw_fd()))
-        .env("PATH", path_with_sbin())
-        .stdin(Stdio::null());
-    // A process group of its own: ^C at the terminal is for us to act on.
-    mke2fs.process_group(0);
-    child::bind(&mut mke2fs, vec![file.as_raw_fd()], false);
-    let output = mke2fs.output().map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => anyhow!("mke2fs is not installed: it is in Debian's package e2fsprogs"),
-        _ => anyhow!("cannot start mke2fs: {e}"),
-    })?;
+        .args(["-U", &uuid.to_string()]);
+    let output = run(mke2fs, file)?;
     if !output.status.success() {
         bail!("mke2fs could not format {name} ({}): {}", output.status, harmless(&output.stderr, 500));
     }
     Ok(())
 }
 
-/// mke2fs is in sbin, which users' PATHs often lack.
+/// Mends the filesystem in `file`, if it was not unmounted.
+///
+/// # Errors
+/// It cannot be mended; e2fsck is not there.
+pub fn mend(file: &File) -> Result<()> {
+    let mut e2fsck = Command::new("e2fsck");
+    e2fsck.arg("-y");
+    let output = run(e2fsck, file)?;
+    // e2fsck(8): 1 is "errors corrected", 2 the same and that the system should be rebooted.
+    if !matches!(output.status.code(), Some(0..=3)) {
+        bail!("e2fsck could not mend it ({}): {}", output.status, harmless(&output.stdout, 500));
+    }
+    Ok(())
+}
+
+/// Runs a program of e2fsprogs on `file`.
+fn run(mut program: Command, file: &File) -> Result<Output> {
+    let name = program.get_program().to_string_lossy().into_owned();
+    program
+        .arg(format!("/proc/self/fd/{}", file.as_raw_fd()))
+        .env("PATH", path_with_sbin())
+        .stdin(Stdio::null());
+    // A process group of its own: ^C at the terminal is for us to act on.
+    program.process_group(0);
+    child::bind(&mut program, vec![file.as_raw_fd()], false);
+    program.output().map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => anyhow!("{name} is not installed: it is in Debian's package e2fsprogs"),
+        _ => anyhow!("cannot start {name}: {e}"),
+    })
+}
+
+/// They are in sbin, which users' PATHs often lack.
 fn path_with_sbin() -> String {
     match std::env::var("PATH") {
         Ok(path) if !path.is_empty() => format!("{path}:/usr/sbin:/sbin"),
