@@ -47,6 +47,8 @@ mod statistics;
 mod stdio;
 mod timeline;
 mod uevents;
+#[cfg(all(target_env = "musl", panic = "abort"))]
+mod unwinding;
 mod user;
 mod verity;
 mod volumes;
