@@ -31,9 +31,8 @@ pub struct Network {
     files: Option<Files>,
 }
 
-/// Loads the modules for interfaces, if the machine has any.
+/// Loads the modules for interfaces, and for a firewall if there is to be one.
 pub fn load_modules(machine: &MachineSpec) -> Result<(), Failure> {
-    let Some(_) = machine.network.nics.first() else { return Ok(()) };
     machine.network.firewall.as_ref().map_or(Ok(()), |_| modules::load_firewall())?;
     modules::load_network()
 }
