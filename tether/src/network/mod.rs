@@ -14,7 +14,7 @@ mod links;
 mod netlink;
 
 use crate::failure::{Context, Failure};
-use crate::uevents::{DEADLINE, Uevents};
+use crate::uevents::{self, DEADLINE};
 use crate::{modules, namespaces, power};
 use files::{Files, Known};
 use leases::Leases;
@@ -137,13 +137,12 @@ fn by(via: Option<IpAddr>) -> String {
 
 /// All interfaces, once those that the machine shall have are there.
 fn wait_for_links(netlink: &mut Netlink, machine: &MachineSpec) -> Result<Vec<Link>, Failure> {
-    let events = Uevents::open()?;
     let mut seen = vec![];
     let missing = |seen: &[Link]| {
         let mut nics = machine.network.nics.iter();
         nics.find(|nic| links::position(seen, nic.mac).is_none()).cloned()
     };
-    let found = events.wait_for(|| {
+    let found = uevents::wait_for(|| {
         seen = links::list(netlink)?;
         Ok(missing(&seen).is_none().then_some(()))
     })?;
