@@ -40,7 +40,8 @@ pub fn leave_the_initramfs() -> Result<(), Failure> {
     symlink("/proc/self/fd", "/dev/fd").at(Boot, || "linking /dev/fd")
 }
 
-/// Gives the initramfs's memory back. What cannot be removed only stays in memory.
+/// Gives the initramfs's memory back: what is in it has been loaded or never will be. What cannot be removed only stays in
+/// memory.
 pub fn empty_the_initramfs() {
     for name in ["modules", "init"] {
         let path = format!("{INITRAMFS}/{name}");

@@ -1,7 +1,7 @@
 //! Disks, found by the UUID in their filesystem's superblock, on whatever bus and under whatever name.
 
 use crate::failure::{Context, Failure};
-use crate::uevents::{DEADLINE, Uevents};
+use crate::uevents::{self, DEADLINE};
 use protocol::{Stage, Uuid, Volume};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -35,9 +35,8 @@ pub fn find(wanted: &protocol::Disks, volumes: &[Volume]) -> Result<Disks, Failu
     if wanted.layers.is_empty() {
         return Err(Failure::new(Stage::Spec, "disks.layers is empty: an image has at least one layer"));
     }
-    let events = Uevents::open()?;
     let mut seen = BTreeMap::new();
-    let found = events.wait_for(|| {
+    let found = uevents::wait_for(|| {
         seen = scan()?;
         let disk = |uuid: &Uuid| seen.get(uuid).cloned();
         let all = |uuids: &mut dyn Iterator<Item = &Uuid>| -> Option<Vec<Disk>> { uuids.map(disk).collect() };

@@ -47,6 +47,8 @@ mod statistics;
 mod stdio;
 mod timeline;
 mod uevents;
+#[cfg(all(target_env = "musl", panic = "abort"))]
+mod unwinding;
 mod user;
 mod verity;
 mod volumes;
@@ -102,9 +104,12 @@ fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> 
     }
     if !machine.shares.is_empty() {
         modules::load_virtiofs()?;
+        timeline.step("virtiofs modules");
     }
-    network::load_modules(&machine)?;
-    boot::empty_the_initramfs();
+    if !machine.network.nics.is_empty() {
+        network::load_modules(&machine)?;
+        timeline.step("network modules");
+    }
     timeline::set_clock(time)?;
     entropy::mix_in(&seed)?;
     boot::bring_loopback_up()?;

@@ -9,7 +9,6 @@ use crate::volumes::fill;
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MsFlags, mount};
-use nix::sys::statvfs::{FsFlags, statvfs};
 use protocol::Stage::Config;
 use protocol::oci::Mount;
 use std::ffi::CString;
@@ -28,6 +27,9 @@ const TYPES: [(&str, &str); 7] = [
     ("cgroup", "cgroup2"),
     ("cgroup2", "cgroup2"),
 ];
+
+/// `MOUNT_ATTR_RDONLY`.
+const READ_ONLY: u64 = 1;
 
 /// Makes `mounts[index]` of the config.
 pub fn make(index: usize, wanted: &Mount) -> Result<(), Failure> {
@@ -197,18 +199,9 @@ pub fn make_read_only(path: &str) -> Result<(), Failure> {
     .at(Config, || format!("linux.readonlyPaths: making {path} read-only"))
 }
 
-/// Makes a mount read-only, keeping its other flags: the kernel would clear those that are not named again.
+/// Makes a mount read-only, keeping its other flags.
 pub fn remount_read_only(path: &str) -> nix::Result<()> {
-    let kept = statvfs(path)?.flags();
-    let flags = [
-        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
-        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
-        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
-        (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
-    ];
-    let kept = flags.into_iter().filter(|(flag, _)| kept.contains(*flag)).map(|(_, flag)| flag);
-    let flags = kept.fold(MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY, MsFlags::union);
-    mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
+    set_attributes(path, Attributes { set: READ_ONLY, clear: 0 }, false)
 }
 
 #[cfg(test)]

@@ -23,26 +23,40 @@ pub fn load(filter: &Seccomp) -> Result<(), Failure> {
 fn parse(program: &str) -> Option<Vec<libc::sock_filter>> {
     let (instructions, rest) = program.as_bytes().as_chunks::<16>();
     rest.is_empty().then_some(())?;
-    instructions.iter().map(instruction).collect()
+    let mut filter = Vec::with_capacity(instructions.len());
+    for digits in instructions {
+        filter.push(instruction(digits)?);
+    }
+    Some(filter)
 }
 
 fn instruction(digits: &[u8; 16]) -> Option<libc::sock_filter> {
-    let mut bytes = [0; 8];
-    for (byte, [high, low]) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
-        *byte = digit(*high)? << 4 | digit(*low)?;
+    let (mut number, mut all) = (0, 0);
+    for digit in digits {
+        let value = VALUES.get(usize::from(*digit)).copied().unwrap_or(NONE);
+        number = number << 4 | u64::from(value);
+        all |= value;
     }
-    let [code_low, code_high, jt, jf, k @ ..] = bytes;
+    (all != NONE).then_some(())?;
+    let [code_low, code_high, jt, jf, k @ ..] = number.to_be_bytes();
     let code = u16::from_le_bytes([code_low, code_high]);
     Some(libc::sock_filter { code, jt, jf, k: u32::from_le_bytes(k) })
 }
 
-fn digit(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
+/// What is no digit's value.
+const NONE: u8 = 0xff;
+
+/// The digits' values, by their bytes: every start has eleven thousand of them.
+#[allow(clippy::indexing_slicing, reason = "at compile time")]
+static VALUES: [u8; 256] = {
+    let mut values = [NONE; 256];
+    let (mut value, digits) = (0, *b"0123456789abcdef");
+    while value < 16 {
+        values[digits[value as usize] as usize] = value;
+        value += 1;
     }
-}
+    values
+};
 
 #[cfg(test)]
 mod tests {

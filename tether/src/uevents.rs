@@ -16,6 +16,15 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 /// The kernel's multicast group of uevents (NETLINK_KOBJECT_UEVENT).
 const KERNEL_GROUP: u32 = 1;
 
+/// Calls `look` until it finds something: now, and after each event, until [`DEADLINE`] has passed.
+pub fn wait_for<T>(mut look: impl FnMut() -> Result<Option<T>, Failure>) -> Result<Option<T>, Failure> {
+    match look()? {
+        // It mostly is there, and nothing needs to be listened to.
+        Some(found) => Ok(Some(found)),
+        None => Uevents::open()?.wait_for(look),
+    }
+}
+
 /// A socket on which the kernel tells of devices.
 pub struct Uevents(OwnedFd);
 

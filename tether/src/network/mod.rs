@@ -14,7 +14,7 @@ mod links;
 mod netlink;
 
 use crate::failure::{Context, Failure};
-use crate::uevents::{DEADLINE, Uevents};
+use crate::uevents::{self, DEADLINE};
 use crate::{modules, namespaces, power};
 use files::{Files, Known};
 use leases::Leases;
@@ -31,9 +31,8 @@ pub struct Network {
     files: Option<Files>,
 }
 
-/// Loads the modules for interfaces, if the machine has any.
+/// Loads the modules for interfaces, and for a firewall if there is to be one.
 pub fn load_modules(machine: &MachineSpec) -> Result<(), Failure> {
-    let Some(_) = machine.network.nics.first() else { return Ok(()) };
     machine.network.firewall.as_ref().map_or(Ok(()), |_| modules::load_firewall())?;
     modules::load_network()
 }
@@ -138,13 +137,12 @@ fn by(via: Option<IpAddr>) -> String {
 
 /// All interfaces, once those that the machine shall have are there.
 fn wait_for_links(netlink: &mut Netlink, machine: &MachineSpec) -> Result<Vec<Link>, Failure> {
-    let events = Uevents::open()?;
     let mut seen = vec![];
     let missing = |seen: &[Link]| {
         let mut nics = machine.network.nics.iter();
         nics.find(|nic| links::position(seen, nic.mac).is_none()).cloned()
     };
-    let found = events.wait_for(|| {
+    let found = uevents::wait_for(|| {
         seen = links::list(netlink)?;
         Ok(missing(&seen).is_none().then_some(()))
     })?;

@@ -144,6 +144,7 @@ fn take_failure(mut bytes: &[u8], asked: u32) -> nix::Result<bool> {
 pub struct Netlink {
     socket: OwnedFd,
     sequence: u32,
+    buffer: Vec<u8>,
 }
 
 impl Netlink {
@@ -155,7 +156,7 @@ impl Netlink {
     /// Opens one to another part of the kernel.
     pub fn open_to(protocol: SockProtocol) -> nix::Result<Self> {
         let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket, sequence: 0, buffer: vec![0; BUFFER] })
     }
 
     /// Has something done.
@@ -193,15 +194,14 @@ impl Netlink {
     }
 
     /// Gives `take` what comes, until it says that it was the last.
-    fn receive(&self, mut take: impl FnMut(&[u8]) -> nix::Result<bool>) -> nix::Result<()> {
-        let mut buffer = vec![0; BUFFER];
+    fn receive(&mut self, mut take: impl FnMut(&[u8]) -> nix::Result<bool>) -> nix::Result<()> {
         loop {
             // With MSG_TRUNC it tells of all that there was.
-            let length = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC) {
+            let length = match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
                 Err(Errno::EINTR) => continue,
                 length => length?,
             };
-            let answer = buffer.get(..length).ok_or(Errno::EMSGSIZE)?;
+            let answer = self.buffer.get(..length).ok_or(Errno::EMSGSIZE)?;
             if take(answer)? {
                 return Ok(());
             }

@@ -8,6 +8,7 @@
 mod poller;
 mod session;
 
+use crate::boot;
 use crate::cgroup::Cgroup;
 use crate::channel::{Channel, SESSION};
 use crate::entropy;
@@ -26,11 +27,15 @@ use poller::{Part, Poller, Source};
 use protocol::oci::ConsoleSize;
 use protocol::{Exec, ExitStatus, MachineSpec, Report, Stage, Stream, ToGuest, ToHost};
 use session::{News, Phase, Session};
+use std::time::{Duration, Instant};
 
 pub use session::hang_up;
 
 /// While the host has not taken this many bytes of what it was told, it is not obeyed: answers would pile up.
 const UNHEARD: usize = 64 << 10;
+/// How long the container has run when the initramfs is emptied. It takes a quarter of what the start takes, which whoever
+/// waits for a short run need not wait for.
+const SETTLED: Duration = Duration::from_secs(1);
 /// What comes of a process that was killed.
 const KILLED: ExitStatus = ExitStatus::Signal { signal: libc::SIGKILL, core: false };
 
@@ -45,6 +50,8 @@ pub struct Relay<'a> {
     deaths: Deaths,
     kernel_log: Option<KernelLog>,
     poller: Poller,
+    /// When to empty the initramfs, if that is still to be done.
+    tidy: Option<Instant>,
     /// The container's is the first.
     sessions: Vec<Session>,
     /// The container's process is dead.
@@ -77,6 +84,7 @@ impl<'a> Relay<'a> {
             deaths,
             kernel_log: KernelLog::from_now(),
             poller: Poller::new()?,
+            tidy: None,
             sessions,
             ended: false,
             acknowledged: false,
@@ -100,7 +108,8 @@ impl<'a> Relay<'a> {
     fn turn(&mut self) -> Result<(), Failure> {
         self.channel.turn()?;
         self.look_for_events()?;
-        for source in self.poller.wait(self.channel.due())? {
+        let due = self.channel.due().into_iter().chain(self.tidy).min();
+        for source in self.poller.wait(due)? {
             match source {
                 Source::Channel => self.channel.receive()?,
                 Source::Deaths => self.reap()?,
@@ -109,6 +118,9 @@ impl<'a> Relay<'a> {
                 Source::KernelLog => self.tell_victims()?,
                 Source::Of(id, part) => self.serve(id, part)?,
             }
+        }
+        if self.tidy.take_if(|tidy| *tidy <= Instant::now()).is_some() {
+            boot::empty_the_initramfs();
         }
         while !self.acknowledged
             && self.channel.link.unheard() < UNHEARD
@@ -252,6 +264,7 @@ impl<'a> Relay<'a> {
         match session.news() {
             Ok(News::None) => Ok(()),
             Ok(News::Executed) if id == SESSION => {
+                self.tidy = Some(Instant::now() + SETTLED);
                 let timeline = self.timeline.take("exec");
                 self.channel.send(&ToHost::Started { timeline })
             }
