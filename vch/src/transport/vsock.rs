@@ -155,7 +155,7 @@ impl Folder {
     pub fn forget_key(&self) -> Result<()> {
         let path = self.path().join(KEY_FILE);
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("cannot remove {}", path.display()))
             }
             _ => Ok(()),
