@@ -5,6 +5,7 @@ use crate::harness::{Test, command, store, vch};
 use crate::tests;
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
@@ -90,7 +91,12 @@ impl Person {
                 return Ok(value);
             }
             let mut fds = [PollFd::new(self.keyboard.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut fds, PollTimeout::from(20_u8))? > 0 {
+            // A signal, such as another test's child's end, interrupts it.
+            let ready = match poll(&mut fds, PollTimeout::from(20_u8)) {
+                Err(Errno::EINTR) => continue,
+                ready => ready?,
+            };
+            if ready > 0 {
                 let mut bytes = [0; 4096];
                 let count = read(&self.keyboard, &mut bytes)?;
                 self.seen.push_str(&String::from_utf8_lossy(&bytes[..count]));
