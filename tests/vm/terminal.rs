@@ -5,7 +5,6 @@ use crate::harness::{Test, command, store, vch};
 use crate::tests;
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
