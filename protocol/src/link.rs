@@ -118,6 +118,12 @@ impl<In: DeserializeOwned, Out: Serialize> Link<In, Out> {
         Self { side, line, table: Table::new(side, kept), connected: None, messages: PhantomData }
     }
 
+    /// From now on what was used is confirmed at once, not only when half of a stream's window is: for a line whose other end
+    /// takes silence for its end.
+    pub fn confirm_promptly(&mut self) {
+        self.table.prompt = true;
+    }
+
     /// The line is gone. What was sent and not confirmed will be sent again on the next one.
     pub fn disconnect(&mut self) {
         self.line.disconnect();

@@ -29,6 +29,8 @@ pub(crate) struct Table {
     adopting: Option<Kept>,
     /// The stream that was sent of last: session's place, stream.
     turn: usize,
+    /// Whether every byte that was used is confirmed at once.
+    pub(crate) prompt: bool,
 }
 
 impl Table {
@@ -43,6 +45,7 @@ impl Table {
             closing: Vec::new(),
             adopting,
             turn: 0,
+            prompt: false,
         }
     }
 
@@ -232,7 +235,7 @@ impl Table {
 
     /// Queues the most urgent frame that there is; says whether there was any.
     pub(crate) fn emit(&mut self, line: &mut Line) -> bool {
-        if let Some((kind, lane, session, offset)) = self.due(line.is_checked()) {
+        if let Some((kind, lane, session, offset)) = self.due(line.is_checked() || self.prompt) {
             line.frame(Header { kind, lane, session, offset, length: 0 }, &[]);
             return true;
         }

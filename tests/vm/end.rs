@@ -102,7 +102,7 @@ fn removed_while_it_writes() -> Result<()> {
 /// One is held by the limit of processes, and ends with the container. Meanwhile the host is answered.
 fn fork_bomb() -> Result<()> {
     // The second is what cannot be forked: the shell that is told so ends.
-    let script = "b() { b | b & }; b; echo ready; exec tail -f /dev/null";
+    let script = "b() { b | b & }; (b) & echo ready; exec tail -f /dev/null";
     let vm = ready("end-bomb", &["--pids-limit", "60"], script)?;
     let events = ["exec", "end-bomb", "grep", "-c", "max [1-9]", "/sys/fs/cgroup/pids.events"];
     eventually("the limit is reached", || vm.said(&events).is_ok())?;

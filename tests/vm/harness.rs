@@ -322,7 +322,8 @@ fn start_in(
     let boot = vch::boot::Boot::find(options, accel)?;
     let scratch_uuid = protocol::Uuid::from_bytes(vch::random::bytes()?);
     std::fs::create_dir_all(store())?;
-    let scratch = vch::scratch::create(&store(), options.scratch_size, scratch_uuid)?;
+    let scratch =
+        vch::scratch::create(&store(), options.scratch_size, scratch_uuid, vch::mke2fs::For::Scratch)?;
     let open = |(path, uuid): &(&Path, protocol::Uuid)| -> Result<_> {
         vch::layers::OpenLayer::whole(*uuid, File::open(path)?, path.display().to_string())
     };
@@ -375,7 +376,7 @@ pub fn machine(
     change(&mut machine);
     let plan = vch::monitor::relay::Plan {
         machine,
-        layers,
+        layers: layers.into(),
         stdin: false,
         debug: false,
         boot_timeout: Duration::from_secs(180),

@@ -25,6 +25,7 @@ mod host;
 mod images;
 mod iso;
 mod layers;
+mod lifecycle;
 #[path = "../conformance/listing.rs"]
 mod listing;
 mod monitor;
@@ -55,6 +56,7 @@ fn main() {
         images::tests(),
         iso::tests(),
         layers::tests(),
+        lifecycle::tests(),
         monitor::tests(),
         network::tests(),
         oci::tests(),

@@ -154,9 +154,8 @@ fn the_monitor_is_killed() -> Result<()> {
             break;
         }
         // Whoever looks next starts another.
-        if store.monitor().is_ok() {
-            store.kill_monitor()?;
-        }
+        // It may end while it is looked for.
+        let _gone = store.kill_monitor();
     }
     is_end_of_numbers(&read_all(&mut attached)?, 1)?;
     ensure!(attached.wait()?.code() == Some(5), "another exit status");
@@ -177,6 +176,8 @@ fn a_client_finds_the_next_monitor() -> Result<()> {
     let mut text = vec![0; 10];
     stdout.read_exact(&mut text)?;
     for _ in 0..5 {
+        // What is read may have been on its way before there was a new one.
+        eventually("there is a monitor", || store.monitor().is_ok())?;
         store.kill_monitor()?;
         let read = text.len();
         text.resize(read + 50_000, 0);
@@ -189,9 +190,9 @@ fn a_client_finds_the_next_monitor() -> Result<()> {
 }
 
 fn an_end_that_nobody_sees() -> Result<()> {
-    let store = Background::run("unseen", &[], &["sh", "-c", "sleep 2; echo late; exit 9"])?;
+    let store = Background::run("unseen", &[], &["sh", "-c", "sleep 10; echo late; exit 9"])?;
     store.kill_monitor()?;
-    std::thread::sleep(Duration::from_secs(4));
+    std::thread::sleep(Duration::from_secs(14));
     ensure!(qemus("unseen") == 1, "the guest does not wait for a host");
     ensure!(store.said(&["wait", store.name])? == "9\n", "another exit status");
     ensure!(store.said(&["logs", store.name])? == "late\n", "its last words are lost");

@@ -21,10 +21,10 @@ pub fn tests() -> Vec<Test> {
     let mut tests = tests![
         the_default_network,
         published_ports,
+        leases,
         no_network,
         two_machines_on_a_wire,
         a_closed_firewall,
-        leases,
         what_cannot_be_is_refused
     ];
     let taps = Test::new("network::tap_and_bridge", taps::tap_and_bridge);
@@ -314,7 +314,7 @@ fn leases() -> Result<()> {
         "leases",
         &["--network", "socket=lan,dhcp", "--hostname", "leased"],
         &busybox(),
-        "ip -o -4 addr show eth0 | awk '{print $4}'; ip route; cat /sys/class/net/eth0/mtu /etc/resolv.conf; tail -n 1 /etc/hosts
+        "ip -o -4 addr show eth0 | awk '{print $4}'; ip route; cat /sys/class/net/eth0/mtu; grep -v 10.8.0.[34] /etc/resolv.conf; tail -n 1 /etc/hosts
          until grep 10.8.0.4 /etc/resolv.conf; do sleep 1; done; read line",
     )?;
     for line in [
@@ -323,7 +323,6 @@ fn leases() -> Result<()> {
         "10.8.0.0/24 dev eth0 scope link  src 10.8.0.7",
         "10.9.0.0/16 via 10.8.0.2 dev eth0",
         "1400",
-        "nameserver 10.8.0.3",
         "search lan.test",
         "10.8.0.7\tleased",
         "nameserver 10.8.0.4",

@@ -54,9 +54,7 @@ fn another_monitor(over: Channel) -> Result<()> {
             break;
         }
         // It may end while it is looked for.
-        if web.monitor().is_ok() {
-            web.kill_monitor()?;
-        }
+        let _gone = web.kill_monitor();
     }
     ensure!(web.said(&["wait", name])? == "5\n", "another exit status");
     let logs = web.cli(&["logs", name]).output()?;

@@ -14,7 +14,7 @@ use oci_spec::image::ConfigBuilder;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use tar::EntryType;
 use vch::RunOptions;
@@ -137,12 +137,13 @@ fn filled_once_kept_and_grown() -> Result<()> {
 }
 
 /// `vch run` in the foreground, which says a word when it is there; killed with the value.
-struct Foreground(Child);
+struct Foreground(Child, String, PathBuf);
 
 impl Foreground {
     fn run(store: &Path, name: &str, options: &[&str], script: &str) -> Result<Self> {
         let mut command = command_with_store(store, name, options, &["sh", "-c", script]);
-        let mut child = Self(command.stdin(Stdio::piped()).spawn()?);
+        let child = command.stdin(Stdio::piped()).spawn()?;
+        let mut child = Self(child, name.to_owned(), store.to_owned());
         let mut line = String::new();
         BufReader::new(child.0.stdout.as_mut().context("no stdout")?).read_line(&mut line)?;
         if line != "ready\n" {
@@ -156,6 +157,8 @@ impl Foreground {
 
 impl Drop for Foreground {
     fn drop(&mut self) {
+        // The container outlives its client.
+        let _ = Command::new(vch()).args(["rm", "-f", &self.1, "--store"]).arg(&self.2).output();
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -16,6 +16,9 @@ pub const SESSION: u32 = 0;
 /// How long the host may take to acknowledge a last message before the machine powers off regardless.
 const LAST_WORD: Duration = Duration::from_secs(10);
 
+/// The most that a read of a port gives, in bytes. After less there is nothing more for now.
+const PAGE: usize = 4096;
+
 /// Bytes of answers that may wait for the host while the machine ends.
 const LAST_ANSWERS: usize = 64 << 10;
 
@@ -117,14 +120,25 @@ impl Channel {
     /// Reads what has come.
     pub fn receive(&mut self) -> Result<(), Failure> {
         let mut bytes = [0; 32 << 10];
-        let got = self.line.read(&mut bytes)?;
+        let mut count = 0;
+        // A port gives a page at a time. All that the turn of the loop costs, a batch of them costs once.
+        let got = loop {
+            let got = self.line.read(bytes.get_mut(count..).unwrap_or_default())?;
+            if let Got::Bytes(more) = got {
+                count += more;
+                if more >= PAGE && count < bytes.len() {
+                    continue;
+                }
+            }
+            break got;
+        };
+        if count > 0 {
+            self.moved |= self.link.state() == State::Connected;
+            self.link.receive(bytes.get(..count).unwrap_or_default()).map_err(broken)?;
+        }
         self.deserted = got == Got::Nobody;
         match got {
-            Got::Bytes(count) => {
-                self.moved |= self.link.state() == State::Connected;
-                self.link.receive(bytes.get(..count).unwrap_or_default()).map_err(broken)?;
-            }
-            Got::Nothing | Got::Nobody => {}
+            Got::Bytes(_) | Got::Nothing | Got::Nobody => {}
             Got::NewLine => self.link.knock(),
             Got::Lost => {
                 self.renewed = true;

@@ -57,12 +57,20 @@ fn mount_disk(
 
 /// The overlay's root folder shows the upper folder's attributes: take them from the top layer.
 fn prepare_scratch(top_layer: usize) -> Result<(), Failure> {
-    for folder in ["/scratch/upper", "/scratch/work"] {
-        fs::create_dir(folder).at(Stage::Root, || format!("making {folder}"))?;
+    let exists = |path| fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
+    // A container that is started again goes on with what it has written.
+    if exists("/scratch/upper") {
+        return Ok(());
+    }
+    for folder in ["/scratch/work", "/scratch/new"] {
+        if !exists(folder) {
+            fs::create_dir(folder).at(Stage::Root, || format!("making {folder}"))?;
+        }
     }
     let top = format!("/layers/{top_layer}");
-    attributes::copy(Path::new(&top), Path::new("/scratch/upper"))
-        .at(Stage::Root, || "giving the root folder its layer's attributes")
+    attributes::copy(Path::new(&top), Path::new("/scratch/new"))
+        .at(Stage::Root, || "giving the root folder its layer's attributes")?;
+    fs::rename("/scratch/new", "/scratch/upper").at(Stage::Root, || "making /scratch/upper")
 }
 
 /// mount(2) cuts options at one page without a word, so the paths are short: relative to `/layers`.

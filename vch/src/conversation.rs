@@ -174,8 +174,11 @@ impl Conversation {
                 None => {}
             }
         }
-        self.connected = true;
-        self.refresh()
+        // One that was only found again has not stood still meanwhile: of that we hear in other ways.
+        if !std::mem::replace(&mut self.connected, true) {
+            self.refresh()?;
+        }
+        Ok(())
     }
 
     /// Tells a guest that may have stood still, or been copied, what it cannot know: the time, and random numbers of its own. (Else

@@ -132,9 +132,12 @@ impl Execs {
         }
     }
 
-    /// Whether nothing is left to be read of any.
+    /// Whether nothing is left to be read of any, when the container has ended: the guest has said before how each of them did,
+    /// of those that were adopted perhaps to the monitor before.
     pub fn are_finished(&self, link: &HostLink) -> bool {
-        self.all.keys().all(|session| self.ended(link, *session).is_some())
+        self.all.iter().all(|(session, exec)| {
+            matches!(exec.state, State::Ended(_) | State::Unknown) && is_finished(link, *session)
+        })
     }
 
     /// Sends a signal to its process.

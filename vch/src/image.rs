@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use oci_spec::image::Config;
 use serde::{Deserialize, Serialize};
 
+use crate::health::ImageCheck;
 use crate::layers::{self, OpenLayer};
 use crate::options::{Pull, RunOptions};
 
@@ -26,6 +27,8 @@ pub enum Prepared {
     Ready {
         /// What its config says of the process.
         config: Box<Config>,
+        /// What it says of health checks.
+        health: Option<ImageCheck>,
         /// Its layers' disks, lowest first.
         layers: Vec<OpenLayer>,
     },
@@ -100,7 +103,9 @@ impl Search {
         let (image, held) = self.run()?;
         let config = Box::new(image.config.config().clone().unwrap_or_default());
         let store = LayerStore::open(&self.dir)?;
-        Ok(Prepared::Ready { config, layers: layers::open(&store, held, self.fs, self.checked)? })
+        let health = ImageCheck::of(image.record.config.as_bytes())?;
+        let layers = layers::open(&store, held, self.fs, self.checked)?;
+        Ok(Prepared::Ready { config, health, layers })
     }
 
     fn run(&self) -> Result<(StoredImage, Vec<HeldLayer>)> {

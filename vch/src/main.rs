@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use vch::commands::{attach, exec, kill, logs, port, ps, rm, run, stats, stop, volume, wait};
+use vch::commands::{attach, exec, inspect, kill, logs, port, ps, rm, run, stats, stop, volume, wait};
 use vch::containers::Containers;
 use vch::exit::OURS;
 use vch::monitor::{self, Life};
@@ -41,6 +41,8 @@ enum Command {
     ///
     /// The exit status is the command's, as with `vch run`; 137 if the container ends before it.
     Exec(exec::Options),
+    /// Show all that is known of containers, as JSON
+    Inspect(inspect::Options),
     /// Show what a container has written
     Logs(logs::Options),
     /// Show which ports of the host lead to a container
@@ -95,6 +97,7 @@ fn obey(command: Command) -> Result<u8> {
         Command::Run(arguments) => run::run(&arguments.0, arguments_of_run(), say),
         Command::Attach(options) => attach::run(&options, say),
         Command::Exec(options) => exec::run(&options, say),
+        Command::Inspect(options) => inspect::run(&options, say),
         Command::Logs(options) => logs::run(&options),
         Command::Port(options) => port::run(&options),
         Command::Ps(options) => ps::run(&options),

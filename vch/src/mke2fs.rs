@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Result, anyhow, bail};
 use protocol::Uuid;
@@ -28,7 +28,7 @@ pub enum For {
 pub fn format(file: &File, uuid: Uuid, what: For) -> Result<()> {
     let (features, name) = match what {
         For::Scratch => ("^has_journal,^resize_inode", "the scratch disk"),
-        For::Volume => ("has_journal", "the volume"),
+        For::Volume => ("has_journal", "the disk"),
     };
     let mut mke2fs = Command::new("mke2fs");
     mke2fs
@@ -36,24 +36,31 @@ pub fn format(file: &File, uuid: Uuid, what: For) -> Result<()> {
         // background zeroing.
         .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-O", features, "-E"])
         .arg("nodiscard,lazy_itable_init=1,lazy_journal_init=1,assume_storage_prezeroed=1,root_owner=0:0")
-        .args(["-U", &uuid.to_string()])
-        .arg(format!("/proc/self/fd/{}", file.as_raw_fd()))
-        .env("PATH", path_with_sbin())
-        .stdin(Stdio::null());
-    // A process group of its own: ^C at the terminal is for us to act on.
-    mke2fs.process_group(0);
-    child::bind(&mut mke2fs, vec![file.as_raw_fd()], false);
-    let output = mke2fs.output().map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => anyhow!("mke2fs is not installed: it is in Debian's package e2fsprogs"),
-        _ => anyhow!("cannot start mke2fs: {e}"),
-    })?;
+        .args(["-U", &uuid.to_string()]);
+    let output = run(mke2fs, file)?;
     if !output.status.success() {
         bail!("mke2fs could not format {name} ({}): {}", output.status, harmless(&output.stderr, 500));
     }
     Ok(())
 }
 
-/// mke2fs is in sbin, which users' PATHs often lack.
+/// Runs a program of e2fsprogs on `file`.
+fn run(mut program: Command, file: &File) -> Result<Output> {
+    let name = program.get_program().to_string_lossy().into_owned();
+    program
+        .arg(format!("/proc/self/fd/{}", file.as_raw_fd()))
+        .env("PATH", path_with_sbin())
+        .stdin(Stdio::null());
+    // A process group of its own: ^C at the terminal is for us to act on.
+    program.process_group(0);
+    child::bind(&mut program, vec![file.as_raw_fd()], false);
+    program.output().map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => anyhow!("{name} is not installed: it is in Debian's package e2fsprogs"),
+        _ => anyhow!("cannot start {name}: {e}"),
+    })
+}
+
+/// They are in sbin, which users' PATHs often lack.
 fn path_with_sbin() -> String {
     match std::env::var("PATH") {
         Ok(path) if !path.is_empty() => format!("{path}:/usr/sbin:/sbin"),

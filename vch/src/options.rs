@@ -1,5 +1,6 @@
 //! What `vch run` can be told. Names and meanings are docker's where docker has them.
 
+pub mod health;
 pub mod limits;
 pub mod network;
 pub mod process;
@@ -16,6 +17,7 @@ use image_builder::store::LayerFs;
 pub mod channel;
 
 use crate::accel;
+use crate::restart::Policy;
 use crate::size::{self, MIB};
 
 /// The least memory that a containerVM is given, in bytes: with 64 MiB Debian's kernel panics ("deadlocked on memory"),
@@ -99,6 +101,14 @@ pub struct RunOptions {
     /// Size of the disk that takes what the container writes; it is sparse, and gone with the VM
     #[arg(long, value_name = "SIZE", default_value = "1g", value_parser = scratch)]
     pub scratch_size: u64,
+
+    /// Start it again when it has ended: no, on-failure[:MAX-RETRIES], always, unless-stopped
+    #[arg(long, value_name = "POLICY", default_value = "no")]
+    pub restart: Policy,
+
+    /// Its health.
+    #[command(flatten)]
+    pub health: health::HealthOptions,
 
     /// Volumes.
     #[command(flatten)]

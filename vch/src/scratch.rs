@@ -16,11 +16,11 @@ use crate::mke2fs;
 ///
 /// # Errors
 /// The folder cannot be written to; mke2fs is not there or fails.
-pub fn create(dir: &Path, size: u64, uuid: Uuid) -> Result<File> {
+pub fn create(dir: &Path, size: u64, uuid: Uuid, what: mke2fs::For) -> Result<File> {
     let file = unnamed(dir).with_context(|| format!("cannot make a scratch disk in {}", dir.display()))?;
     file.set_len(size)
         .with_context(|| format!("cannot make a scratch disk of {size} bytes in {}", dir.display()))?;
-    mke2fs::format(&file, uuid, mke2fs::For::Scratch)?;
+    mke2fs::format(&file, uuid, what)?;
     Ok(file)
 }
 
@@ -48,7 +48,7 @@ mod tests {
     fn a_sparse_ext4_without_a_name() {
         let dir = tempfile::tempdir().unwrap();
         let uuid = Uuid::from_bytes(*b"0123456789abcdef");
-        let file = create(dir.path(), 1 << 30, uuid).unwrap();
+        let file = create(dir.path(), 1 << 30, uuid, mke2fs::For::Scratch).unwrap();
         let metadata = file.metadata().unwrap();
         assert_eq!((metadata.len(), metadata.nlink()), (1 << 30, 0));
         assert!(metadata.blocks() * 512 < 1 << 20, "{} blocks", metadata.blocks());
@@ -64,7 +64,10 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_not_there() {
-        let error = format!("{:#}", create(Path::new("/nonexistent"), 1 << 30, Uuid::nil()).unwrap_err());
+        let error = format!(
+            "{:#}",
+            create(Path::new("/nonexistent"), 1 << 30, Uuid::nil(), mke2fs::For::Scratch).unwrap_err()
+        );
         assert_eq!(
             error,
             "cannot make a scratch disk in /nonexistent: No such file or directory (os error 2)"

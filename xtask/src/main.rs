@@ -60,8 +60,8 @@ enum Command {
         #[arg(long)]
         services: bool,
     },
-    /// Measures what a containerVM costs (guest instructions, seconds, bytes) and what a layer disk costs to make (CPU
-    /// seconds, seconds, memory); each beside a floor.
+    /// Measures what a containerVM costs (guest instructions, seconds, bytes), how fast its stdio is, and what a layer disk
+    /// costs to make (CPU seconds, seconds, memory); each beside a floor.
     Bench {
         #[command(flatten)]
         install: Install,

@@ -1,6 +1,7 @@
 //! A DHCP server at the end of a wire: it speaks Ethernet in datagrams, ARP, and as much IP as it needs.
 
 use anyhow::{Context, Result, ensure};
+use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -47,7 +48,11 @@ impl Server {
         let mut seen = Seen::default();
         let mut frame = [0; 2048];
         while !seen.released {
-            let length = self.socket.recv(&mut frame).context("nothing has come over the wire")?;
+            let length = match self.socket.recv(&mut frame) {
+                // A socket with a timeout is not restarted after a signal, such as a child's end (signal(7)).
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                length => length.context("nothing has come over the wire")?,
+            };
             if let Some(answer) = answer(&frame[..length], &mut seen)? {
                 self.socket.send_to(&answer, &self.other)?;
             }

@@ -11,9 +11,10 @@ use protocol::oci::Spec;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use std::fmt::Write;
 use std::fs::{self, OpenOptions};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Where they are, in tether's own root and in the container's.
@@ -65,7 +66,12 @@ impl Files {
             if let Some(text) = text
                 && before.and_then(|before| before.0.get(at)) != Some(&(*path, Some(text.clone())))
             {
-                fs::write(path, text).at(Network, || format!("writing {path}"))?;
+                // The container has it, too, and may have a lease on it: whoever waits for that is PID 1.
+                let mut open = OpenOptions::new();
+                open.write(true).create(true).truncate(true).custom_flags(libc::O_NONBLOCK);
+                open.open(path)
+                    .and_then(|mut file| file.write_all(text.as_bytes()))
+                    .at(Network, || format!("writing {path}"))?;
             }
         }
         Ok(())

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{Store, time};
 use crate::containers::{Container, State};
+use crate::health::Status;
 use crate::monitor;
 use crate::text::harmless;
 
@@ -90,7 +91,7 @@ impl Options {
             harmless(record.image.as_bytes(), 60),
             format!("\"{}\"", self.command(container)),
             format!("{} ago", time::human(monitor::now().saturating_sub(record.created))),
-            status(state),
+            status(container, state),
             ports(container, state),
             record.name.clone(),
         ]
@@ -101,11 +102,12 @@ impl Options {
         let (name, code, oom) = match state {
             State::Created => ("created", None, false),
             State::Running { .. } => ("running", None, false),
+            State::Restarting { exit, .. } => ("restarting", Some(exit.code), exit.oom),
             State::Exited { exit, .. } => ("exited", Some(exit.code), exit.oom),
         };
         let object = json!({
             "ID": self.id(container), "Names": record.name, "Image": record.image, "Command": self.command(container),
-            "CreatedAt": record.created, "State": name, "Status": status(state), "ExitCode": code,
+            "CreatedAt": record.created, "State": name, "Status": status(container, state), "ExitCode": code,
             "Ports": ports(container, state),
             "OOMKilled": oom,
         });
@@ -121,12 +123,24 @@ fn ports(container: &Container, state: &State) -> String {
     }
 }
 
-fn status(state: &State) -> String {
+fn status(container: &Container, state: &State) -> String {
     let since = |time: u64| time::human(monitor::now().saturating_sub(time));
     match state {
         State::Created => "Created".into(),
-        State::Running { started } => format!("Up {}", since(*started)),
+        State::Running { started } => format!("Up {}{}", since(*started), health(container)),
+        State::Restarting { finished, exit, .. } => {
+            format!("Restarting ({}) {} ago", exit.code, since(*finished))
+        }
         State::Exited { finished, exit, .. } => format!("Exited ({}) {} ago", exit.code, since(*finished)),
+    }
+}
+
+/// As docker puts it behind the time.
+fn health(container: &Container) -> String {
+    match container.health().map(|report| report.status) {
+        None => String::new(),
+        Some(Status::Starting) => " (health: starting)".to_owned(),
+        Some(status) => format!(" ({})", status.word()),
     }
 }
 

@@ -46,7 +46,8 @@ pub fn run(options: &Options, say: impl Fn(&str)) -> Result<u8> {
         if !ended && !options.force {
             bail!("container {name} is running: stop it before, or remove it with -f");
         }
-        if !ended {
+        // The VM of one that has ended may still be writing to its volumes, or not be willing to go.
+        if !ended || (options.force && container.has_vm()?) {
             stop(&options.store, &container)?;
         }
         gone(&container)?;

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
+use crate::duration;
 use crate::log::stamp;
 
 /// A length of time as docker says it.
@@ -33,27 +34,8 @@ pub fn parse(text: &str) -> Result<SystemTime> {
         let full = format!("{seconds}.{fraction:0<9}Z");
         return stamp::parse(full.as_bytes()).with_context(unclear);
     }
-    let mut ago = 0_u64;
-    let mut number = String::new();
-    for character in text.chars() {
-        let unit = match character {
-            '0'..='9' => {
-                number.push(character);
-                continue;
-            }
-            's' => 1,
-            'm' => 60,
-            'h' => 3600,
-            _ => bail!(unclear()),
-        };
-        let count = number.parse::<u64>().ok().and_then(|count| count.checked_mul(unit));
-        ago = count.and_then(|count| count.checked_add(ago)).with_context(unclear)?;
-        number.clear();
-    }
-    if text.is_empty() || !number.is_empty() {
-        bail!(unclear());
-    }
-    SystemTime::now().checked_sub(Duration::from_secs(ago)).with_context(unclear)
+    let ago = duration::parse(text).ok().with_context(unclear)?;
+    SystemTime::now().checked_sub(ago).with_context(unclear)
 }
 
 #[cfg(test)]

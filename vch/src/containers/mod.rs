@@ -5,6 +5,8 @@
 //! STORE/containers/ID/container.json  what it is (Record)
 //! STORE/containers/ID/state.json      how it is (State)
 //! STORE/containers/ID/machine.json    what its guest is told to run (MachineSpec)
+//! STORE/containers/ID/health.json     how well it is, if that is checked
+//! STORE/containers/ID/run.json        how often it was restarted, if it was
 //! STORE/containers/ID/vm.lock         locked by QEMU, which inherits it, as long as the VM lives
 //! STORE/containers/ID/monitor.lock    locked by the process that monitors it
 //! STORE/containers/ID/output.log*     its output (the format: `log`)
@@ -30,7 +32,9 @@ use protocol::MachineSpec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use record::{Exit, Record, State};
+use crate::health::Report;
+
+pub use record::{Exit, Record, Run, State};
 
 use crate::volumes::Volumes;
 
@@ -39,6 +43,8 @@ const PENDING: &str = ".pending-";
 const RECORD: &str = "container.json";
 const STATE: &str = "state.json";
 const MACHINE: &str = "machine.json";
+const HEALTH: &str = "health.json";
+const RUN: &str = "run.json";
 const VM_LOCK: &str = "vm.lock";
 /// The most that is read of a file of ours: what is larger is not.
 const LARGEST: u64 = 64 << 20;
@@ -188,6 +194,32 @@ impl Container {
     /// It cannot be written.
     pub fn keep_machine(&self, machine: &MachineSpec) -> Result<()> {
         write(&self.dir.join(MACHINE), machine)
+    }
+
+    /// Its restarts.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn run(&self) -> Result<Run> {
+        Ok(read(&self.dir.join(RUN))?.unwrap_or_default())
+    }
+
+    /// Writes down that it is started again.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn keep_run(&self, run: &Run) -> Result<()> {
+        write(&self.dir.join(RUN), run)
+    }
+
+    /// How well it is, if that is checked and was written down.
+    pub fn health(&self) -> Option<Report> {
+        read(&self.dir.join(HEALTH)).ok().flatten()
+    }
+
+    /// Writes down how well it is. Where that is not possible, it is less well known.
+    pub fn keep_health(&self, report: &Report) {
+        let _unknown = write(&self.dir.join(HEALTH), report);
     }
 
     /// The lock that tells others that the VM lives: for QEMU to inherit, and not to be kept here.

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::health::Check;
 use crate::network::publish::Port;
+use crate::restart::Policy;
 use crate::transport::Transport;
 
 /// What a container is. Written once, before its VM starts.
@@ -39,6 +41,12 @@ pub struct Record {
     /// How its guest is spoken to.
     #[serde(default)]
     pub transport: Transport,
+    /// How its health is checked, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Check>,
+    /// When it is started again.
+    #[serde(default)]
+    pub restart: Policy,
 }
 
 impl Record {
@@ -58,6 +66,8 @@ impl Record {
             volumes: vec![],
             ports: vec![],
             transport: Transport::default(),
+            health: None,
+            restart: Policy::No,
         }
     }
 }
@@ -73,6 +83,16 @@ pub enum State {
     Running {
         /// When: seconds since 1970.
         started: u64,
+    },
+    /// It has ended, and is started again.
+    #[serde(rename_all = "camelCase")]
+    Restarting {
+        /// When its process was executed last.
+        started: u64,
+        /// When it ended.
+        finished: u64,
+        /// How.
+        exit: Exit,
     },
     /// It has ended.
     #[serde(rename_all = "camelCase")]
@@ -96,4 +116,16 @@ pub struct Exit {
     pub oom: bool,
     /// What went wrong, for people, if it was not the process that ended by itself.
     pub error: Option<String>,
+}
+
+/// What is written down of the restarts of a container, before each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Run {
+    /// How many there were.
+    pub restarts: u32,
+    /// Bytes of stdout in the log that are of VMs before this one.
+    pub stdout: u64,
+    /// The same of stderr.
+    pub stderr: u64,
 }

@@ -63,14 +63,14 @@ fn lock(container: &Container) -> Result<Option<File>> {
 }
 
 fn resume(kept: &mut Kept, clients: &mut Clients, wires: Wires) -> Result<crate::exit::Outcome> {
-    let offsets = kept.log.offsets();
+    let (offsets, run) = (kept.log.offsets(), kept.container.run()?);
     let has = BTreeMap::from([
-        ((SESSION, Stream::Stdout), offsets.stdout),
-        ((SESSION, Stream::Stderr), offsets.stderr),
+        ((SESSION, Stream::Stdout), offsets.stdout.saturating_sub(run.stdout)),
+        ((SESSION, Stream::Stderr), offsets.stderr.saturating_sub(run.stderr)),
     ]);
     let lossy = wires.channel.is_lossy();
     let (talk, deadline) = match kept.container.state()? {
-        State::Created => {
+        State::Created | State::Restarting { .. } => {
             let talk =
                 Conversation::adopting_early(kept.container.machine()?, kept.container.record.stdin, lossy)?;
             (talk, Some(Instant::now() + START))
@@ -92,7 +92,10 @@ fn resume(kept: &mut Kept, clients: &mut Clients, wires: Wires) -> Result<crate:
 /// The system's.
 pub fn settle(container: &Container) -> Result<State> {
     let mut state = container.state()?;
-    if !matches!(state, State::Exited { .. }) {
+    if let State::Restarting { exit, .. } = &state {
+        state = exited(container, exit.clone());
+        container.set_state(&state)?;
+    } else if !matches!(state, State::Exited { .. }) {
         let error = "the VM ended, and nobody was there to see how".to_owned();
         let exit = Exit { code: KILLED, oom: false, error: Some(error) };
         state = exited(container, exit);

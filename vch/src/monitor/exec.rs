@@ -27,6 +27,8 @@ const REST: usize = 512 << 10;
 #[derive(Default)]
 pub struct Execs {
     all: Vec<Client>,
+    /// The session of one that the monitor runs for itself, and looks after.
+    pub ours: Option<u32>,
 }
 
 /// How far one is.
@@ -115,7 +117,8 @@ impl Execs {
     /// Sessions that nobody has a line to, here or any more. One of which an earlier monitor may have heard the end stays.
     fn look_after_orphans(&self, talk: &mut Conversation) {
         let sessions: Vec<u32> = talk.execs.sessions().collect();
-        for session in sessions.into_iter().filter(|session| !self.all.iter().any(|one| one.is(*session))) {
+        let is_known = |session| self.ours == Some(session) || self.all.iter().any(|one| one.is(session));
+        for session in sessions.into_iter().filter(|session| !is_known(*session)) {
             talk.link.end(session, Stream::Stdin);
             for stream in OUTPUTS {
                 talk.link.consume(session, stream, talk.link.pending(session, stream).len());

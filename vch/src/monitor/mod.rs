@@ -6,6 +6,8 @@
 //! - [`relay`]: the event loop, `lines`: what comes from the VM, `obey`: from the clients, `power_button`, [`stop`]: when it is over; [`clients`], [`connection`], `exec`: who is there; [`message`]: what they say
 
 pub mod adopt;
+mod again;
+mod check;
 pub mod clients;
 pub mod connection;
 mod exec;
@@ -22,6 +24,7 @@ use std::env::VarError;
 use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -34,13 +37,17 @@ use crate::accel::{self, Accel};
 use crate::boot::Boot;
 use crate::containers::{Container, Containers, Exit, Record, State, sockets};
 use crate::exit::{End, OURS, Outcome};
+use crate::health::Check;
 use crate::image::{self, Prepared};
+use crate::layers::OpenLayer;
 use crate::log::{Limits, Offsets, Writer};
 use crate::options::RunOptions;
+use crate::restart::{Policy, Restarts};
 use crate::timeline::Clock;
 use crate::vm::{Home, Vm};
+use crate::volumes::attach::Attached;
 use crate::volumes::share;
-use crate::{name, network, random, scratch, signal_names, spec, volumes};
+use crate::{mke2fs, name, network, random, scratch, signal_names, spec, volumes};
 
 pub use obey::asks_to_end;
 
@@ -129,6 +136,9 @@ fn exit_of(result: &Result<Outcome>) -> Exit {
 pub(crate) fn exited(container: &Container, exit: Exit) -> State {
     match container.state() {
         Ok(State::Exited { started, finished, .. }) => State::Exited { started, finished, exit },
+        Ok(State::Restarting { started, finished, .. }) => {
+            State::Exited { started: Some(started), finished, exit }
+        }
         Ok(State::Running { started }) => State::Exited { started: Some(started), finished: now(), exit },
         _ => State::Exited { started: None, finished: now(), exit },
     }
@@ -146,6 +156,10 @@ fn start(
     kept: &mut Option<Kept>,
 ) -> Result<Outcome> {
     let mut clock = Clock::start();
+    ensure!(
+        options.restart == Policy::No || !options.rm,
+        "--rm and --restart exclude each other: what is removed at its end cannot be started again"
+    );
     let attach = attached(clients)?;
     let store = store(options)?;
     let containers = Containers::of(&store);
@@ -162,8 +176,8 @@ fn start(
         }
         interrupted(clients)
     };
-    let (config, layers) = match image::prepare(options, &store, &mut look)? {
-        Prepared::Ready { config, layers } => (config, layers),
+    let (config, health, layers) = match image::prepare(options, &store, &mut look)? {
+        Prepared::Ready { config, health, layers } => (config, health, layers),
         Prepared::Killed(signal) => return Ok(killed(signal, clock)),
     };
     clock.step("the layer disks are there");
@@ -181,7 +195,9 @@ fn start(
         length <= MOST_SPEC,
         "the command and the environment are too long: {length} bytes as JSON, at most {MOST_SPEC} fit"
     );
-    let scratch = scratch::create(&store, options.scratch_size, uuid)?;
+    // With a journal, which the next VM's kernel replays: what a guest has left on it is nothing for a program of the host's.
+    let lifetime = if options.restart == Policy::No { mke2fs::For::Scratch } else { mke2fs::For::Volume };
+    let scratch = scratch::create(&store, options.scratch_size, uuid, lifetime)?;
     clock.step("the scratch disk is there");
     if let Some(signal) = interrupted(clients)? {
         return Ok(killed(signal, clock));
@@ -194,6 +210,8 @@ fn start(
     record.ports = network.ports().to_vec();
     record.volumes = volumes.names();
     record.transport = options.channel.transport()?;
+    record.restart = options.restart;
+    record.health = Check::of(health.as_ref(), &options.health)?;
     let container = containers.create(record)?;
     container.keep_machine(&machine)?;
     volumes.keep();
@@ -202,27 +220,60 @@ fn start(
     // Whoever has asked for it can find it from now on, whatever becomes of this process.
     clients.tell(&ToClient::Created(id));
     clients.flush();
+    let parts = Parts { options, accel, boot, scratch, layers: layers.into(), volumes, network };
+    let mut restarts = Restarts::new(options.restart, 0);
+    loop {
+        let result = in_a_vm(&parts, &machine, attach.stdin, life, clients, kept, clock);
+        if !again::again(&mut restarts, &result, clients, kept)? {
+            return result;
+        }
+        clock = Clock::start();
+    }
+}
+
+/// What a container's VM is made of, each time anew.
+struct Parts<'a> {
+    options: &'a RunOptions,
+    accel: Accel,
+    boot: Boot,
+    scratch: File,
+    layers: Arc<[OpenLayer]>,
+    volumes: Attached,
+    network: network::Host,
+}
+
+/// Starts a VM, and relays until it has ended.
+fn in_a_vm(
+    parts: &Parts,
+    machine: &MachineSpec,
+    stdin: bool,
+    life: Life,
+    clients: &mut Clients,
+    kept: &mut Kept,
+    mut clock: Clock,
+) -> Result<Outcome> {
+    let Parts { options, accel, boot, scratch, layers, volumes, network } = parts;
     let home = Home { container: &kept.container, outlives: life == Life::Own };
     let share = |wanted| share::Running::start(wanted, &kept.container, home.outlives);
     let mut shares = volumes.shares.iter().map(share).collect::<Result<Vec<_>>>()?;
+    let name = &kept.container.record.name;
     let (mut vm, wires) = Vm::start(
-        &kept.container.record.name,
+        name,
         Some(home),
         options,
-        accel,
-        &boot,
-        &scratch,
-        &layers,
+        *accel,
+        boot,
+        scratch,
+        layers,
         &volumes.volumes,
         &shares,
-        &network,
+        network,
     )?;
     clock.step("QEMU is started");
-    drop((scratch, volumes));
     let plan = Plan {
-        machine,
-        layers,
-        stdin: attach.stdin,
+        machine: machine.clone(),
+        layers: layers.clone(),
+        stdin,
         debug: options.debug,
         boot_timeout: options.boot_timeout.unwrap_or(match accel {
             Accel::Kvm => Duration::from_secs(60),

@@ -19,7 +19,11 @@ impl Relay<'_> {
                 ToMonitor::Signal { number, insists } => self.signal(number, insists)?,
                 ToMonitor::Resize { height, width } => self.resize(ConsoleSize { height, width })?,
                 ToMonitor::Closed(stream) => Some(End::Closed(stream)),
-                ToMonitor::Stop => Some(End::Killed(Signal::SIGKILL)),
+                ToMonitor::Stop => Some(match self.talk.phase() {
+                    // It has ended by itself, and so it is written down.
+                    Phase::Draining(status) | Phase::Stopping(status) => End::Exited(*status),
+                    _ => End::Killed(Signal::SIGKILL),
+                }),
                 // Taken down already.
                 ToMonitor::Attach(_) | ToMonitor::Exec(_) | ToMonitor::Stats => None,
             };
@@ -51,6 +55,7 @@ impl Relay<'_> {
             (Phase::Draining(_) | Phase::Stopping(_), _) if self.has_volumes() => Ok(None),
             (Phase::Stopping(status), _) => Ok(Some(End::Exited(*status))),
             (_, Some(Signal::SIGUSR1 | Signal::SIGUSR2) | None) => Ok(None),
+            (Phase::Draining(status), _) => Ok(Some(End::Exited(*status))),
             (_, Some(signal)) => Ok(Some(End::Killed(signal))),
         }
     }

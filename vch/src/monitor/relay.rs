@@ -5,6 +5,7 @@
 //! kills the VM afterwards.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
@@ -13,6 +14,7 @@ use nix::sys::signal::Signal;
 use protocol::oci::ConsoleSize;
 use protocol::{MachineSpec, Stream};
 
+use super::check::Checks;
 use super::clients::{Caller, Clients};
 use super::connection::logged;
 use super::host_clock::HostClock;
@@ -49,7 +51,7 @@ pub struct Plan {
     /// What it is told to run.
     pub machine: MachineSpec,
     /// Its layers, as they stand in the machine spec.
-    pub layers: Vec<OpenLayer>,
+    pub layers: Arc<[OpenLayer]>,
     /// Whether stdin is sent.
     pub stdin: bool,
     /// Whether the console is shown to the clients.
@@ -72,7 +74,7 @@ pub(super) enum Source {
 /// The loop, and all that it knows.
 pub struct Relay<'a> {
     pub(super) talk: Conversation,
-    pub(super) layers: Vec<OpenLayer>,
+    pub(super) layers: Arc<[OpenLayer]>,
     pub(super) wires: Wires,
     pub(super) container: &'a Container,
     pub(super) clients: &'a mut Clients,
@@ -91,6 +93,8 @@ pub struct Relay<'a> {
     pub(super) deadline: Option<Instant>,
     /// The machine's power button.
     pub(super) button: Button,
+    /// Once the container runs, if its health is checked.
+    pub(super) checks: Option<Checks>,
     /// There was nothing to do at the last look.
     pub(super) idle: bool,
     /// When something is tried again that the host had no room for.
@@ -127,7 +131,7 @@ impl<'a> Relay<'a> {
 
     /// Of a VM that runs, with the conversation as far as it has got.
     pub fn over(
-        talk: Conversation,
+        mut talk: Conversation,
         wires: Wires,
         container: &'a Container,
         clients: &'a mut Clients,
@@ -136,13 +140,16 @@ impl<'a> Relay<'a> {
     ) -> Self {
         // The socket is new and empty: it takes these few bytes, or QEMU is gone and the loop will notice.
         let _ = nix::unistd::write(&wires.monitor, CAPABILITIES);
+        if container.record.transport.is_to_be_prompt() {
+            talk.link.confirm_promptly();
+        }
         let mut open = vec![Source::Console, Source::Monitor];
         // A line that the guest makes comes later.
         open.extend(wires.channel.is_up().then_some(Source::Channel));
         open.extend(wires.errors.as_ref().map(|_| Source::Errors));
         Self {
             talk,
-            layers: vec![],
+            layers: Arc::default(),
             wires,
             container,
             clients,
@@ -157,6 +164,7 @@ impl<'a> Relay<'a> {
             forwarded: None,
             deadline: None,
             button: Button::default(),
+            checks: None,
             idle: false,
             again: None,
             boot_timeout: Duration::ZERO,
@@ -194,7 +202,9 @@ impl<'a> Relay<'a> {
             self.flush()?;
             self.wires.channel.turn(&mut self.talk.link)?;
             let due = self.wires.channel.due();
-            let wake = self.deadline.into_iter().chain(self.again).chain(due).chain(self.button.due()).min();
+            let check = self.checks.as_ref().and_then(Checks::due);
+            let due = due.into_iter().chain(self.button.due()).chain(check);
+            let wake = self.deadline.into_iter().chain(self.again).chain(due).min();
             let ready = wait::ready(&self.interests(), wake)?;
             self.idle = ready.is_empty();
             if self.again.is_some_and(|again| again <= Instant::now()) {
@@ -211,6 +221,7 @@ impl<'a> Relay<'a> {
             }
             self.stdin()?;
             self.stats()?;
+            self.check_health()?;
             self.clients.execs.turn(&self.container.record.name, &mut self.talk)?;
             for stream in OUTPUTS {
                 self.output(stream);

@@ -1,7 +1,7 @@
 //! When the loop is over, and why.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use protocol::Stage;
@@ -11,6 +11,9 @@ use super::relay::{ERRORS, POWER_OFF, Relay, WRITE_OUT};
 use crate::conversation::Phase;
 use crate::exit::End;
 use crate::text::harmless;
+
+/// How long after its time a guest that always says something is listened to.
+const NOISE: Duration = Duration::from_secs(10);
 
 /// The VM has ended without saying how the container did, or does not come up.
 #[derive(Debug)]
@@ -38,8 +41,9 @@ impl Relay<'_> {
             let patience = if self.has_volumes() { WRITE_OUT } else { POWER_OFF };
             self.deadline = Some(Instant::now() + patience);
         }
-        // What has come in time may have waited for us, not the other way round.
-        let late = self.idle && self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        // What has come in time may have waited for us, not the other way round; but not for ever.
+        let over = self.deadline.map(|deadline| Instant::now().saturating_duration_since(deadline));
+        let late = over.is_some_and(|over| (self.idle && !over.is_zero()) || over > NOISE);
         match self.talk.phase() {
             Phase::Stopping(status) if (gone && drained) || late => Ok(Some(End::Exited(*status))),
             Phase::Failed(failure) if drained && (gone || self.talk.finished()) => {

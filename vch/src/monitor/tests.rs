@@ -143,7 +143,7 @@ fn plan(boot_timeout: Duration) -> Plan {
     let layer = OpenLayer::whole(Uuid::nil(), file, "layer 1 of 1".into()).unwrap();
     let disks = Disks { layers: vec![layer.spec(true).unwrap()], scratch: Uuid::nil() };
     let machine = MachineSpec { init: true, ..MachineSpec::new(protocol::oci::Spec::default(), disks) };
-    Plan { machine, layers: vec![layer], stdin: true, debug: false, boot_timeout }
+    Plan { machine, layers: [layer].into(), stdin: true, debug: false, boot_timeout }
 }
 
 fn container(store: &std::path::Path) -> Container {

@@ -93,6 +93,11 @@ impl Transport {
         self == Self::Serial
     }
 
+    /// Whether the guest makes the line anew where it hears nothing of what it has sent, so that it is to hear of it soon.
+    pub fn is_to_be_prompt(self) -> bool {
+        matches!(self, Self::Vsock { .. })
+    }
+
     /// The host's end and QEMU's of a new channel. The VM's sockets are in `home`; without one, others cannot find it.
     ///
     /// # Errors
@@ -107,6 +112,7 @@ impl Transport {
             Some(dir) => vsock::Folder::Kept(dir.to_owned()),
             None => vsock::Folder::temporary()?,
         };
+        folder.forget_key()?;
         let device = match vhost {
             Vhost::Kernel => Device::Vhost(vsock::device(cid)?, cid),
             Vhost::Helper => Device::VhostUser(Box::new(Helper::prepare(folder.path(), cid)?)),

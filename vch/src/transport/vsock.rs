@@ -148,6 +148,20 @@ impl Folder {
     }
 
     /// Before anything is said to the guest, so before anything but tether runs there.
+    /// There is no guest yet: a key that is there is of the one before.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn forget_key(&self) -> Result<()> {
+        let path = self.path().join(KEY_FILE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn keep(&self, key: &[u8; KEY]) -> Result<()> {
         let path = self.path().join(KEY_FILE);
         let pending = self.path().join(".channel.key");

@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use image_builder::initramfs::Initramfs;
-use nix::sys::resource::{UsageWho, getrusage};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use vch::RunOptions;
 
+use super::bare::Bare;
+use super::descendants;
 use super::figures::{median, to_float};
 use crate::process::say;
 use crate::tools::MUSL;
@@ -37,36 +36,20 @@ pub fn run(workspace: &Workspace) -> Result<()> {
 struct Bench {
     vch: PathBuf,
     image: PathBuf,
-    kernel: PathBuf,
     initrd: PathBuf,
-    floor: PathBuf,
+    floor: Bare,
     folder: PathBuf,
 }
 
 impl Bench {
     fn prepare(workspace: &Workspace) -> Result<Self> {
-        let folder = workspace.target.join("bench");
-        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-        let init = workspace.target.join(MUSL).join("release/floor");
-        let init = fs::read(&init).with_context(|| format!("reading {}", init.display()))?;
-        let floor = folder.join("floor.initrd");
-        let mut initramfs = Initramfs::new();
-        initramfs.dir("dev", 0o755);
-        initramfs.node("dev/console", 0o600, 5, 1);
-        initramfs.node("dev/null", 0o666, 1, 3);
-        initramfs.file("init", 0o755, &init);
-        let mut bytes = vec![];
-        initramfs.finish(&mut bytes)?;
-        fs::write(&floor, bytes).with_context(|| format!("writing {}", floor.display()))?;
-        let bootstrap = workspace.bootstrap();
-        let vmlinux = bootstrap.join("vmlinux");
+        descendants::adopt()?;
         Ok(Self {
             vch: workspace.vch(),
             image: workspace.image(),
-            kernel: if vmlinux.exists() { vmlinux } else { bootstrap.join("vmlinuz") },
-            initrd: bootstrap.join("initrd"),
-            floor,
-            folder,
+            initrd: workspace.bootstrap().join("initrd"),
+            floor: Bare::prepare(workspace, "floor", &[])?,
+            folder: workspace.target.join("bench"),
         })
     }
 
@@ -80,7 +63,7 @@ impl Bench {
             size(&workspace.target.join(MUSL).join("release/tether"))?
         );
         println!("size of the initramfs            {}", size(&self.initrd)?);
-        println!("size of the kernel               {}", size(&self.kernel)?);
+        println!("size of the kernel               {}", size(&self.floor.kernel)?);
         println!("largest resident set of tether   {:8} KiB", self.container(&[])?.peak_rss);
         Ok(())
     }
@@ -162,9 +145,12 @@ impl Bench {
         command.arg("run").arg("--timeline").arg(&timeline);
         command.args(qemu.iter().map(|argument| format!("--qemu-arg={argument}")));
         command.arg(&self.image).arg("true").stdin(Stdio::null());
-        let (before, start) = (cpu_of_children()?, Instant::now());
+        let (before, start) = (descendants::cpu()?, Instant::now());
         let status = command.status().with_context(|| format!("starting {}", self.vch.display()))?;
-        let (wall, cpu) = (start.elapsed(), cpu_of_children()? - before);
+        let wall = start.elapsed();
+        // The monitor, and with it QEMU, end when `vch run` knows all that it wants to know.
+        descendants::wait()?;
+        let cpu = descendants::cpu()? - before;
         ensure!(status.success(), "vch run ended with {status}");
         let json: Value = serde_json::from_slice(&fs::read(&timeline)?).context("reading the timeline")?;
         let mut last = 0;
@@ -184,24 +170,12 @@ impl Bench {
 
     /// The same machine as vch's, with the init that only powers off.
     fn floor(&self, qemu: &[String]) -> Result<Floor> {
-        let mut options = RunOptions::new("");
-        options.kernel = Some(self.kernel.clone());
-        options.initrd = Some(self.floor.clone());
-        options.qemu_arg = qemu.to_vec();
-        let accel = vch::accel::choose(options.accel)?;
-        let boot = vch::boot::Boot::find(&options, accel)?;
-        let scratch = tempfile::tempfile().context("making a temporary file")?;
-        // The interface is a part of the machine that every kernel looks at.
-        let network = vch::network::Host::open(&options.network, "", &[], &self.folder)?;
-        let (before, start) = (cpu_of_children()?, Instant::now());
-        let (mut vm, mut wires) =
-            vch::vm::Vm::start("floor", None, &options, accel, &boot, &scratch, &[], &[], &[], &network)?;
-        if let Some(trouble) = vm.wait()? {
-            bail!("the floor's VM: {trouble}");
-        }
-        let (wall, cpu) = (start.elapsed(), cpu_of_children()? - before);
+        let (before, start) = (descendants::cpu()?, Instant::now());
+        let mut machine = self.floor.start(qemu)?;
+        machine.wait()?;
+        let (wall, cpu) = (start.elapsed(), descendants::cpu()? - before);
         let mut said = vec![];
-        wires.console.read_to_end(&mut said).context("reading the console")?;
+        machine.wires.console.read_to_end(&mut said).context("reading the console")?;
         let said = String::from_utf8_lossy(&said).into_owned();
         let at = said.lines().find_map(|line| line.split("floor: ").nth(1)?.trim().parse().ok());
         Ok(Floor { wall, cpu, at: at.with_context(|| format!("the floor says only {said:?}"))? })
@@ -222,12 +196,4 @@ struct Floor {
     cpu: Duration,
     /// When PID 1 was reached, in nanoseconds of the guest's clock.
     at: u64,
-}
-
-/// CPU time of all children that have been waited for, theirs included.
-fn cpu_of_children() -> Result<Duration> {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("reading the CPU time of children")?;
-    let micros =
-        [usage.user_time(), usage.system_time()].map(|time| time.tv_sec() * 1_000_000 + time.tv_usec());
-    Ok(Duration::from_micros(micros.iter().sum::<i64>().unsigned_abs()))
 }

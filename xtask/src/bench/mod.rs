@@ -1,4 +1,4 @@
-//! `cargo xtask bench [boot|image]`: what things cost, beside a floor measured in the same run. Nothing is asserted.
+//! `cargo xtask bench [boot|channel|image]`: what things cost, beside a floor measured in the same run. Nothing is asserted.
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -7,7 +7,10 @@ use crate::build;
 use crate::tools::{self, Task};
 use crate::workspace::Workspace;
 
+mod bare;
 mod boot;
+mod channel;
+mod descendants;
 mod figures;
 mod image;
 mod layers;
@@ -18,6 +21,8 @@ mod measure;
 pub enum Subject {
     /// A containerVM, beside the same machine with an init that only powers off.
     Boot,
+    /// Stdio of a containerVM, beside the bare port that it goes through.
+    Channel,
     /// Layer disks, beside inflating and hashing alone, and beside other programs.
     Image,
 }
@@ -29,6 +34,11 @@ pub fn run(workspace: &Workspace, subject: Option<Subject>, no_install: bool) ->
         tools::ensure(Task::Run, no_install)?;
         build::all(workspace, no_install)?;
         boot::run(workspace)?;
+    }
+    if wanted(Subject::Channel) {
+        tools::ensure(Task::BenchChannel, no_install)?;
+        build::all(workspace, no_install)?;
+        channel::run(workspace)?;
     }
     if wanted(Subject::Image) {
         tools::ensure(Task::BenchImage, no_install)?;

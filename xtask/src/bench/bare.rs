@@ -1,0 +1,89 @@
+//! The same machine as vch's, with another init.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use image_builder::initramfs::Initramfs;
+use image_builder::kernel::Module;
+use vch::RunOptions;
+use vch::vm::{Vm, Wires};
+
+use crate::tools::MUSL;
+use crate::workspace::{Workspace, write};
+
+/// What it boots.
+pub struct Bare {
+    name: &'static str,
+    /// The kernel, as `vch` would choose it.
+    pub kernel: PathBuf,
+    initrd: PathBuf,
+    folder: PathBuf,
+}
+
+/// Such a machine, running. Dropping it kills it.
+pub struct Running {
+    vm: Vm,
+    /// The lines to it.
+    pub wires: Wires,
+    /// Held as long as the VM lives.
+    _network: vch::network::Host,
+}
+
+impl Bare {
+    /// Makes an initramfs of the program `name` of package tether, and of `modules`, which it is to load.
+    pub fn prepare(workspace: &Workspace, name: &'static str, modules: &[Module]) -> Result<Self> {
+        let folder = workspace.target.join("bench");
+        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        let init = workspace.target.join(MUSL).join("release").join(name);
+        let init = fs::read(&init).with_context(|| format!("reading {}", init.display()))?;
+        let mut initramfs = Initramfs::new();
+        for mount_point in ["dev", "proc", "sys"] {
+            initramfs.dir(mount_point, 0o755);
+        }
+        initramfs.node("dev/console", 0o600, 5, 1);
+        initramfs.node("dev/null", 0o666, 1, 3);
+        initramfs.file("init", 0o755, &init);
+        for (number, module) in (1..).zip(modules) {
+            initramfs.file(&format!("modules/{number:02}-{}.ko", module.name), 0o644, &module.bytes);
+        }
+        let mut bytes = vec![];
+        initramfs.finish(&mut bytes)?;
+        let initrd = folder.join(name).with_extension("initrd");
+        write(&initrd, &bytes)?;
+        Ok(Self { name, kernel: kernel(workspace), initrd, folder })
+    }
+
+    /// Starts it, with further arguments for QEMU.
+    pub fn start(&self, qemu: &[String]) -> Result<Running> {
+        let mut options = RunOptions::new("");
+        options.kernel = Some(self.kernel.clone());
+        options.initrd = Some(self.initrd.clone());
+        options.qemu_arg = qemu.to_vec();
+        let accel = vch::accel::choose(options.accel)?;
+        let boot = vch::boot::Boot::find(&options, accel)?;
+        let scratch: File = tempfile::tempfile().context("making a temporary file")?;
+        // The interface is a part of the machine that every kernel looks at.
+        let network = vch::network::Host::open(&options.network, "", &[], &self.folder)?;
+        let (vm, wires) =
+            Vm::start(self.name, None, &options, accel, &boot, &scratch, &[], &[], &[], &network)?;
+        Ok(Running { vm, wires, _network: network })
+    }
+}
+
+impl Running {
+    /// Waits for its end.
+    pub fn wait(&mut self) -> Result<()> {
+        match self.vm.wait()? {
+            Some(trouble) => bail!("a VM of the bench: {trouble}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The first that is there of what `vch` looks for.
+fn kernel(workspace: &Workspace) -> PathBuf {
+    let bootstrap = workspace.bootstrap();
+    let there = |name: &str| Some(bootstrap.join(name)).filter(|path: &PathBuf| Path::exists(path));
+    there("vmlinux").unwrap_or_else(|| bootstrap.join("vmlinuz"))
+}
