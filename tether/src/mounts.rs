@@ -175,18 +175,29 @@ pub fn propagate_root(propagation: &str) -> Result<(), Failure> {
         .at(Config, || format!("setting linux.rootfsPropagation to {propagation}"))
 }
 
-/// Makes a path unreadable: a folder becomes empty, a file like `/dev/null`. A path that is not there needs
+/// Makes paths unreadable: a folder becomes empty, a file like `/dev/null`. A path that is not there needs
 /// no masking.
-pub fn mask(path: &str) -> Result<(), Failure> {
-    let null = Some("/dev/null");
-    match mount(null, path, None::<&str>, MsFlags::MS_BIND, None::<&str>) {
-        Err(Errno::ENOTDIR) => {
-            mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::MS_RDONLY, Some("size=0k,nr_inodes=1"))
+pub fn mask(paths: &[String]) -> Result<(), Failure> {
+    let bind =
+        |source: &str, path: &str| mount(Some(source), path, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+    // A filesystem costs more than a mount of one: all folders become the same empty one, which is read-only. The last of them
+    // is where it is surely seen: one before may lie below it.
+    let mut empty: Option<&str> = None;
+    paths.iter().try_for_each(|path| {
+        match (bind("/dev/null", path), empty) {
+            (Err(Errno::ENOTDIR), before) => {
+                empty = Some(path);
+                let options = Some("size=0k,nr_inodes=1");
+                match before {
+                    Some(before) => bind(before, path),
+                    None => mount(Some("tmpfs"), path.as_str(), Some("tmpfs"), MsFlags::MS_RDONLY, options),
+                }
+            }
+            (Err(Errno::ENOENT), _) => Ok(()),
+            (result, _) => result,
         }
-        Err(Errno::ENOENT) => Ok(()),
-        result => result,
-    }
-    .at(Config, || format!("linux.maskedPaths: masking {path}"))
+        .at(Config, || format!("linux.maskedPaths: masking {path}"))
+    })
 }
 
 /// Makes a path, and all that is mounted below it, read-only. A path that is not there needs none of it.

@@ -197,7 +197,7 @@ fn change_root() -> Result<(), Failure> {
 
 fn restrict_paths(config: &Spec) -> Result<(), Failure> {
     config.linux.readonly_paths.iter().try_for_each(|path| mounts::make_read_only(path))?;
-    config.linux.masked_paths.iter().try_for_each(|path| mounts::mask(path))?;
+    mounts::mask(&config.linux.masked_paths)?;
     if config.root.readonly {
         mounts::remount_read_only("/").at(Config, || "making the root read-only (root.readonly)")?;
     }
