@@ -41,7 +41,7 @@ pub struct Options {
     #[arg(short, long)]
     timestamps: bool,
 
-    /// What the guest's kernel and tether have said instead: warnings and worse, or all with run --debug
+    /// What the guest's kernel and tether have said instead: errors and worse, or all with run --debug
     #[arg(long, conflicts_with_all = ["follow", "since", "timestamps"])]
     guest: bool,
 
