@@ -1,4 +1,4 @@
-//! What the guest's console has said, kept in the container's folder: the kernel's warnings and worse (all of its log with
+//! What the guest's console has said, kept in the container's folder: the kernel's errors and worse (all of its log with
 //! `--debug`), and tether's last words.
 //!
 //! Two files, `guest.log` and the older `guest.log.1`, of at most 256 KiB each. It is for people who look for a fault: a line that the disk
