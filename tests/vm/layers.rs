@@ -150,7 +150,7 @@ fn root_folder() -> Result<()> {
     let acl = b"\x02\0\0\0\x01\0\x07\0\xff\xff\xff\xff\x02\0\x07\0\x07\0\0\0\x04\0\x05\0\xff\xff\xff\xff\
                 \x10\0\x07\0\xff\xff\xff\xff\x20\0\x05\0\xff\xff\xff\xff";
     // What is mounted on must be there: to make it would be a change.
-    let below = ["dev", "proc", "sys"].into_iter().fold(Tar::new(), |tar, dir| tar.dir(dir, 0o755));
+    let below = ["dev", "etc", "proc", "sys"].into_iter().fold(Tar::new(), |tar, dir| tar.dir(dir, 0o755));
     let above = Tar::new()
         .file("probe", 0o755, &fs::read(probe())?)
         .pax(&[

@@ -69,8 +69,10 @@ impl Fixture {
     }
 }
 
+/// Without what the guest's console said last, which is shown when a start fails for the guest's sake.
 fn stderr(ran: &Ran) -> String {
-    String::from_utf8_lossy(&ran.stderr).into_owned()
+    let said = String::from_utf8_lossy(&ran.stderr);
+    said.split_inclusive('\n').filter(|line| !line.starts_with("[guest] ")).collect()
 }
 
 fn whole() -> Result<()> {
