@@ -4,7 +4,7 @@
 use nix::mount::MsFlags;
 
 /// Options that are flags of mount(2): what they set, and what they clear. With an `r` before the name, those that
-/// [`attributes`] knows go to all mounts below, too.
+/// `attribute` knows go to all mounts below, too.
 const FLAGS: [(&str, MsFlags, MsFlags); 35] = {
     const NONE: MsFlags = MsFlags::empty();
     [

@@ -12,8 +12,8 @@ pub struct VolumeOptions {
     #[arg(short = 'v', long = "volume", value_name = "[SOURCE:]PATH[:OPTIONS]", value_parser = volumes::parse::volume)]
     pub volume: Vec<Mount>,
 
-    /// The same in words: type=volume|bind|tmpfs,source=NAME|DIR,target=PATH[,readonly][,volume-nocopy][,volume-opt=size=SIZE]
-    /// [,volume-label=NAME=VALUE][,tmpfs-size=SIZE][,tmpfs-mode=MODE] (repeatable)
+    /// The same in words: `type=volume|bind|tmpfs,source=NAME|DIR,target=PATH`, and `readonly` `volume-nocopy` `volume-opt=size=SIZE`
+    /// `volume-label=NAME=VALUE` `tmpfs-size=SIZE` `tmpfs-mode=MODE` (repeatable)
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = volumes::parse::mount)]
     pub mount: Vec<Mount>,
 }
