@@ -1,8 +1,8 @@
 //! What DHCP servers say, to a client that goes through its states: pieces of the input, each with seconds that pass before
 //! it, are packets. What is accepted makes sense, and the client always waits before it goes on by itself.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
-use libfuzzer_sys::fuzz_target;
+use fuzz::libfuzzer_sys::fuzz_target;
 use std::net::IpAddr;
 
 #[allow(dead_code)]
