@@ -30,7 +30,7 @@ pub enum ToGuest {
     /// The answer to each of [`ToHost::Exited`] (given when every byte of output has been delivered, too),
     /// [`ToHost::Failed`] and [`ToHost::Stopped`]: the guest waits for it before it goes on to power-off.
     Acknowledged,
-    /// The host's clock: nanoseconds since 1970 (UTC). To be said at each connect, and when the VM goes on after a stop: the
+    /// The host's clock: nanoseconds since 1970 (UTC). To be said when a host first finds the guest, and when the VM goes on after a stop: the
     /// guest may have stood still.
     Clock(u64),
     /// Say what the container uses; answered by [`ToHost::Stats`] while it runs.

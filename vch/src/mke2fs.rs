@@ -17,7 +17,7 @@ use crate::text::harmless;
 pub enum For {
     /// A machine's life. No journal: nobody mounts it a second time.
     Scratch,
-    /// As long as the user wants it.
+    /// As long as the user wants it, or for several VMs, one after the other.
     Volume,
 }
 

@@ -4,7 +4,7 @@
 //! STORE/volumes/.lock               held while volumes come and go
 //! STORE/volumes/NAME/volume.json    what it is (Record)
 //! STORE/volumes/NAME/disk.ext4      the disk, sparse
-//! STORE/volumes/NAME/use.lock       locked by QEMU, which inherits it, as long as it has the disk: as a whole where it may
+//! STORE/volumes/NAME/use.lock       locked by QEMU, which inherits it, and by the monitor, as long as the VM has the disk: as a whole where it may
 //!                                   write, else shared
 //! ```
 //!
