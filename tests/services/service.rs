@@ -1,6 +1,6 @@
 //! A service in the background, and the lines to it.
 
-use crate::harness::{bootstrap, options, store, vch};
+use crate::harness::{kernel_words, store, vch};
 use anyhow::{Context, Result, ensure};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -34,9 +34,9 @@ impl Service {
     /// `vch run -d OPTIONS IMAGE COMMAND`.
     pub fn start(name: &str, options: &[&str], image: &str, command: &[&str]) -> Result<Self> {
         let service = Self { name: format!("{name}-{}", std::process::id()) };
-        let kernel = self::options("", &[]).kernel.unwrap_or_default().display().to_string();
-        let initrd = bootstrap().join("initrd").display().to_string();
-        let begin = ["run", "-d", "--name", &service.name, "--kernel", &kernel, "--initrd", &initrd];
+        let kernel = kernel_words().map(|word| word.display().to_string());
+        let begin =
+            [&["run", "-d", "--name", &service.name][..], &kernel.each_ref().map(String::as_str)].concat();
         said(&[&begin, options, &[image], command].concat())?;
         Ok(service)
     }

@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::process::{Command, Output};
+use vch::options::Kernel;
 
 pub fn tests() -> Vec<Test> {
     let mut all = tests![
@@ -66,7 +67,7 @@ fn bad_images() -> Result<()> {
 
 fn missing_files() -> Result<()> {
     let mut options = shell("true");
-    options.kernel = Some("/no/such/kernel".into());
+    options.kernel = Some(Kernel::File("/no/such/kernel".into()));
     refused(&options, &["/no/such/kernel"])
 }
 

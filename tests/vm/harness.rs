@@ -6,6 +6,7 @@ use image_builder::store::LayerStore;
 use image_builder::testimage;
 use libtest_mimic::{Failed, Trial};
 use protocol::MachineSpec;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::OwnedFd;
@@ -14,6 +15,7 @@ use std::process::{Command, Stdio as Child};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use vch::containers::{Container, Record};
+use vch::options::Kernel;
 use vch::options::channel::ChannelOptions;
 use vch::transport::{Channel, Vhost};
 use vch::vm::Home;
@@ -105,6 +107,26 @@ pub fn bootstrap() -> PathBuf {
         .map_or_else(|| workspace().join("target/bootstrap"), PathBuf::from)
 }
 
+/// Our own kernel and its initramfs, which `vch` takes by itself where they are.
+pub fn own_kernel() -> Option<(PathBuf, PathBuf)> {
+    let own = bootstrap().join("own");
+    let files = (own.join("vmlinux"), own.join("initrd"));
+    (files.0.exists() && files.1.exists()).then_some(files)
+}
+
+/// Debian's.
+pub fn debian_kernel() -> (PathBuf, PathBuf) {
+    let vmlinux = bootstrap().join("vmlinux");
+    let kernel = if vmlinux.exists() { vmlinux } else { bootstrap().join("vmlinuz") };
+    (kernel, bootstrap().join("initrd"))
+}
+
+/// The kernel that a test boots if it does not say, as words for the command line.
+pub fn kernel_words() -> [OsString; 4] {
+    let (kernel, initrd) = own_kernel().unwrap_or_else(debian_kernel);
+    ["--kernel".into(), kernel.into(), "--initrd".into(), initrd.into()]
+}
+
 /// The `vch` that a user would run.
 pub fn vch() -> PathBuf {
     std::env::var_os("CONTAINERVM_VCH").map_or_else(|| workspace().join("target/release/vch"), PathBuf::from)
@@ -142,9 +164,8 @@ pub fn temporary() -> Result<tempfile::TempDir> {
 pub fn options(image: &str, command: &[&str]) -> RunOptions {
     let mut options = RunOptions::new(image);
     options.command = command.iter().map(ToString::to_string).collect();
-    let vmlinux = bootstrap().join("vmlinux");
-    options.kernel = Some(if vmlinux.exists() { vmlinux } else { bootstrap().join("vmlinuz") });
-    options.initrd = Some(bootstrap().join("initrd"));
+    let (kernel, initrd) = own_kernel().unwrap_or_else(debian_kernel);
+    (options.kernel, options.initrd) = (Some(Kernel::File(kernel)), Some(initrd));
     options.iso = Some(bootstrap().join("bootstrap.iso"));
     options.store = Some(store());
     options
@@ -234,8 +255,7 @@ pub fn command(name: &str, options: &[&str], arguments: &[&str]) -> Command {
 pub fn command_with_store(store: &Path, name: &str, options: &[&str], arguments: &[&str]) -> Command {
     let mut command = Command::new(vch());
     command.args(["run", "--rm", "--name", name, "--store"]).arg(store);
-    command.arg("--kernel").arg(self::options("", &[]).kernel.unwrap_or_default());
-    command.arg("--initrd").arg(bootstrap().join("initrd"));
+    command.args(kernel_words());
     command.args(options).arg(busybox()).args(arguments);
     command.stdin(Child::null()).stdout(Child::piped()).stderr(Child::piped());
     command

@@ -24,6 +24,7 @@ mod harness;
 mod host;
 mod images;
 mod iso;
+mod kernels;
 mod layers;
 mod lifecycle;
 #[path = "../conformance/listing.rs"]
@@ -55,6 +56,7 @@ fn main() {
         fields::tests(),
         images::tests(),
         iso::tests(),
+        kernels::tests(),
         layers::tests(),
         lifecycle::tests(),
         monitor::tests(),

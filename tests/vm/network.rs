@@ -54,9 +54,7 @@ impl<'a> Machine<'a> {
     ) -> Result<Self> {
         let mut command = Command::new(vch());
         command.args(["run", "-i", "--rm", "--name", name, "--store"]).arg(store);
-        let files = harness::options("", &[]);
-        command.arg("--kernel").arg(files.kernel.unwrap_or_default());
-        command.arg("--initrd").arg(files.initrd.unwrap_or_default());
+        command.args(harness::kernel_words());
         command.args(options).args([image, "sh", "-c", script]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;

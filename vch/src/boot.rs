@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::accel::Accel;
-use crate::options::{self, Firmware, Machine, RunOptions};
+use crate::options::{self, Firmware, Kernel, Machine, RunOptions};
 
 /// The kernel's parameters, one line, the same from a CD: silence on the slow console, a panic ends the VM.
 const PARAMETERS: &str = include_str!("../../iso/cmdline");
@@ -48,13 +48,16 @@ impl Boot {
     /// Something is not there; the error says where it was looked for.
     pub fn find(options: &RunOptions, accel: Accel) -> Result<Self> {
         match options.boot {
-            options::Boot::Direct => Ok(Self::Direct {
-                firmware: (options.machine == Machine::Q35 && Path::new(QBOOT).exists())
-                    .then(|| QBOOT.into()),
-                kernel: file("kernel", options.kernel.as_ref(), &["vmlinux", "vmlinuz"], "build")?,
-                initrd: file("initrd", options.initrd.as_ref(), &["initrd"], "build")?,
-                parameters: parameters(options, accel),
-            }),
+            options::Boot::Direct => {
+                let (kernel, initrd) = kernel(options)?;
+                let qboot = options.machine == Machine::Q35 && Path::new(QBOOT).exists();
+                Ok(Self::Direct {
+                    firmware: qboot.then(|| QBOOT.into()),
+                    kernel,
+                    initrd,
+                    parameters: parameters(options, accel),
+                })
+            }
             options::Boot::Iso => Ok(Self::Iso {
                 firmware: match options.firmware {
                     Firmware::Bios => None,
@@ -63,6 +66,24 @@ impl Boot {
                 image: file("iso", options.iso.as_ref(), &["bootstrap.iso"], "iso")?,
             }),
         }
+    }
+}
+
+/// The kernel, and the initramfs that has the modules for it.
+fn kernel(options: &RunOptions) -> Result<(PathBuf, PathBuf)> {
+    const OWN: [&str; 2] = ["own/vmlinux", "own/vmlinuz"];
+    const DEBIAN: [&str; 2] = ["vmlinux", "vmlinuz"];
+    let initrd = |name, command| file("initrd", options.initrd.as_ref(), &[name], command);
+    let own = || Ok((file("kernel", None, &OWN, "kernel")?, initrd("own/initrd", "kernel")?));
+    let debian = || Ok((file("kernel", None, &DEBIAN, "build")?, initrd("initrd", "build")?));
+    match &options.kernel {
+        Some(Kernel::Own) => own(),
+        Some(Kernel::Debian) => debian(),
+        Some(Kernel::File(path)) => {
+            Ok((file("kernel", Some(path), &[], "build")?, initrd("initrd", "build")?))
+        }
+        None if options.initrd.is_none() => own().or_else(|_| debian()),
+        None => debian(),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod process;
 pub mod security;
 pub mod volumes;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -130,9 +131,9 @@ pub struct RunOptions {
     #[arg(long, value_enum, value_name = "HOW", default_value = "direct")]
     pub boot: Boot,
 
-    /// Kernel to boot: a bzImage or a PVH vmlinux
-    #[arg(long, value_name = "PATH")]
-    pub kernel: Option<PathBuf>,
+    /// Kernel to boot: our own or Debian's, or a bzImage or PVH vmlinux; our own by default, where it was built
+    #[arg(long, value_name = "own|debian|PATH")]
+    pub kernel: Option<Kernel>,
 
     /// Initramfs with tether in it
     #[arg(long, value_name = "PATH")]
@@ -225,6 +226,27 @@ pub enum Boot {
     Direct,
     /// By a boot loader on a CD.
     Iso,
+}
+
+/// Which kernel, with the initramfs that goes with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kernel {
+    /// Ours: all that it can do is built in.
+    Own,
+    /// Debian's, with modules.
+    Debian,
+    /// This one.
+    File(PathBuf),
+}
+
+impl From<OsString> for Kernel {
+    fn from(text: OsString) -> Self {
+        match text.to_str() {
+            Some("own") => Self::Own,
+            Some("debian") => Self::Debian,
+            _ => Self::File(text.into()),
+        }
+    }
 }
 
 /// What runs before the boot loader.

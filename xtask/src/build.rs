@@ -10,6 +10,7 @@ use image_builder::kernel::KernelTree;
 use image_builder::{initramfs, kernel as kernel_image, testimage};
 
 use crate::kernel;
+use crate::own_kernel;
 use crate::process::{cargo_build, say};
 use crate::tools::{BUSYBOX, MUSL};
 use crate::workspace::{Workspace, is_stale, write};
@@ -23,6 +24,7 @@ pub fn all(workspace: &Workspace, no_install: bool) -> Result<()> {
     cargo_build(&workspace.root, &["--release", "-p", "tether", "--target", MUSL])?;
     kernels(&tree, &bootstrap)?;
     initrd(workspace, &tree, Signatures::Cut)?;
+    own_kernel::initrd(workspace)?;
     default_image(workspace)
 }
 

@@ -6,6 +6,7 @@ mod build;
 mod fuzz;
 mod iso;
 mod kernel;
+mod own_kernel;
 mod process;
 mod run;
 mod test;
@@ -42,6 +43,14 @@ enum Command {
         /// Options, see above.
         #[arg(value_name = "OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<OsString>,
+    },
+    /// Builds a kernel of our own from Debian's source: half the instructions of a boot. `vch` takes it when it is there.
+    Kernel {
+        #[command(flatten)]
+        install: Install,
+        /// Builds it twice, in two folders, and compares the bytes.
+        #[arg(long)]
+        check: bool,
     },
     /// Builds target/bootstrap/bootstrap.iso, which boots by BIOS and UEFI.
     Iso {
@@ -107,6 +116,14 @@ fn execute(command: Command, rest: Option<Vec<OsString>>) -> Result<ExitCode> {
             build::all(&workspace, no_install)?;
         }
         Command::Run { options } => return run::run(&workspace, options, rest.unwrap_or_default()),
+        Command::Kernel { install: Install { no_install }, check } => {
+            tools::ensure(Task::Kernel, no_install)?;
+            build::all(&workspace, no_install)?;
+            own_kernel::build(&workspace)?;
+            if check {
+                own_kernel::check(&workspace)?;
+            }
+        }
         Command::Iso { install: Install { no_install }, signed_modules } => {
             tools::ensure(Task::Iso, no_install)?;
             build::all(&workspace, no_install)?;

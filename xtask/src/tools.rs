@@ -17,6 +17,9 @@ pub const BUSYBOX: &str = "/bin/busybox";
 /// The target that tether is built for.
 pub const MUSL: &str = "x86_64-unknown-linux-musl";
 
+/// The kernel's source, in Debian's package linux-source-6.1.
+pub const SOURCE: &str = "/usr/src/linux-source-6.1.tar.xz";
+
 /// What the user asked for; each does all that the ones it builds on do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
@@ -26,6 +29,8 @@ pub enum Task {
     Run,
     /// Build, and the ISO.
     Iso,
+    /// A kernel of our own.
+    Kernel,
     /// A VM that starts by UEFI.
     Uefi,
     /// The image builder's benchmark: a real layer, and other programs at the same work.
@@ -56,6 +61,14 @@ const NEEDS: &[(Look, &str, &[Task])] = &[
     (Program("cc"), "gcc", &[Task::Build]),
     (Program("qemu-system-x86_64"), "qemu-system-x86", &[Task::Run]),
     (Program("mke2fs"), "e2fsprogs", &[Task::Run, Task::BenchImage]),
+    (File(SOURCE), "linux-source-6.1", &[Task::Kernel]),
+    (Program("xz"), "xz-utils", &[Task::Kernel]),
+    (Program("make"), "make", &[Task::Kernel]),
+    (Program("flex"), "flex", &[Task::Kernel]),
+    (Program("bison"), "bison", &[Task::Kernel]),
+    (Program("bc"), "bc", &[Task::Kernel]),
+    (Program("perl"), "perl", &[Task::Kernel]),
+    (File("/usr/include/libelf.h"), "libelf-dev", &[Task::Kernel]),
     (Program("xorriso"), "xorriso", &[Task::Iso]),
     (Program("mcopy"), "mtools", &[Task::Iso]),
     (File("/usr/lib/ISOLINUX/isolinux.bin"), "isolinux", &[Task::Iso]),
@@ -87,7 +100,9 @@ impl Task {
         other == Task::Build
             || self == other
             || match self {
-                Task::Test => !matches!(other, Task::BenchImage | Task::BenchChannel | Task::Services),
+                Task::Test => {
+                    !matches!(other, Task::BenchImage | Task::BenchChannel | Task::Services | Task::Kernel)
+                }
                 Task::Services | Task::BenchChannel => other == Task::Run,
                 _ => false,
             }
@@ -226,7 +241,7 @@ mod tests {
         assert_eq!(packages(Task::Build), ["busybox-static", "dpkg", "gcc"]);
         assert_eq!(packages(Task::Run), ["busybox-static", "dpkg", "gcc", "qemu-system-x86", "e2fsprogs"]);
         assert!(packages(Task::Iso).contains(&"xorriso") && !packages(Task::Iso).contains(&"ovmf"));
-        assert_eq!(packages(Task::Test).len(), NEEDS.len() - 2);
+        assert_eq!(packages(Task::Test).len(), NEEDS.len() - 10);
         assert!(!packages(Task::Test).contains(&"mmdebstrap"));
     }
 

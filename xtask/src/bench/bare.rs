@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use image_builder::initramfs::Initramfs;
 use image_builder::kernel::Module;
 use vch::RunOptions;
+use vch::options::Kernel;
 use vch::vm::{Vm, Wires};
 
 use crate::tools::MUSL;
@@ -15,7 +16,7 @@ use crate::workspace::{Workspace, write};
 /// What it boots.
 pub struct Bare {
     name: &'static str,
-    /// The kernel, as `vch` would choose it.
+    /// The kernel.
     pub kernel: PathBuf,
     initrd: PathBuf,
     folder: PathBuf,
@@ -31,8 +32,13 @@ pub struct Running {
 }
 
 impl Bare {
-    /// Makes an initramfs of the program `name` of package tether, and of `modules`, which it is to load.
-    pub fn prepare(workspace: &Workspace, name: &'static str, modules: &[Module]) -> Result<Self> {
+    /// Makes an initramfs of the program `name` of package tether, and of `modules` of `kernel`, which it is to load.
+    pub fn prepare(
+        workspace: &Workspace,
+        name: &'static str,
+        kernel: PathBuf,
+        modules: &[Module],
+    ) -> Result<Self> {
         let folder = workspace.target.join("bench");
         fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let init = workspace.target.join(MUSL).join("release").join(name);
@@ -51,13 +57,13 @@ impl Bare {
         initramfs.finish(&mut bytes)?;
         let initrd = folder.join(name).with_extension("initrd");
         write(&initrd, &bytes)?;
-        Ok(Self { name, kernel: kernel(workspace), initrd, folder })
+        Ok(Self { name, kernel, initrd, folder })
     }
 
     /// Starts it, with further arguments for QEMU.
     pub fn start(&self, qemu: &[String]) -> Result<Running> {
         let mut options = RunOptions::new("");
-        options.kernel = Some(self.kernel.clone());
+        options.kernel = Some(Kernel::File(self.kernel.clone()));
         options.initrd = Some(self.initrd.clone());
         options.qemu_arg = qemu.to_vec();
         let accel = vch::accel::choose(options.accel)?;
@@ -81,9 +87,7 @@ impl Running {
     }
 }
 
-/// The first that is there of what `vch` looks for.
-fn kernel(workspace: &Workspace) -> PathBuf {
-    let bootstrap = workspace.bootstrap();
-    let there = |name: &str| Some(bootstrap.join(name)).filter(|path: &PathBuf| Path::exists(path));
-    there("vmlinux").unwrap_or_else(|| bootstrap.join("vmlinuz"))
+/// The kernel in `folder`, in the form that `vch` prefers; `None`: there is none.
+pub fn kernel(folder: &Path) -> Option<PathBuf> {
+    ["vmlinux", "vmlinuz"].map(|name| folder.join(name)).into_iter().find(|kernel| kernel.exists())
 }

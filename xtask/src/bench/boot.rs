@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::bare::Bare;
+use super::bare::{self, Bare};
 use super::descendants;
 use super::figures::{median, to_float};
 use crate::process::say;
@@ -27,10 +27,19 @@ const SHIFT: u32 = 6;
 
 /// Measures and prints.
 pub fn run(workspace: &Workspace) -> Result<()> {
-    let bench = Bench::prepare(workspace)?;
-    bench.sizes(workspace)?;
-    bench.instructions()?;
-    bench.times()
+    let bootstrap = workspace.bootstrap();
+    for (name, folder) in [("our own kernel", bootstrap.join("own")), ("Debian's kernel", bootstrap)] {
+        let Some(kernel) = bare::kernel(&folder) else {
+            say(&format!("{name} is not there: `cargo xtask kernel` makes it"));
+            continue;
+        };
+        println!("\n# {name}");
+        let bench = Bench::prepare(workspace, kernel, folder.join("initrd"))?;
+        bench.sizes(workspace)?;
+        bench.instructions()?;
+        bench.times()?;
+    }
+    Ok(())
 }
 
 struct Bench {
@@ -42,13 +51,13 @@ struct Bench {
 }
 
 impl Bench {
-    fn prepare(workspace: &Workspace) -> Result<Self> {
+    fn prepare(workspace: &Workspace, kernel: PathBuf, initrd: PathBuf) -> Result<Self> {
         descendants::adopt()?;
         Ok(Self {
             vch: workspace.vch(),
             image: workspace.image(),
-            initrd: workspace.bootstrap().join("initrd"),
-            floor: Bare::prepare(workspace, "floor", &[])?,
+            floor: Bare::prepare(workspace, "floor", kernel, &[])?,
+            initrd,
             folder: workspace.target.join("bench"),
         })
     }
@@ -143,6 +152,7 @@ impl Bench {
         let timeline = self.folder.join("timeline.json");
         let mut command = Command::new(&self.vch);
         command.arg("run").arg("--timeline").arg(&timeline);
+        command.arg("--kernel").arg(&self.floor.kernel).arg("--initrd").arg(&self.initrd);
         command.args(qemu.iter().map(|argument| format!("--qemu-arg={argument}")));
         command.arg(&self.image).arg("true").stdin(Stdio::null());
         let (before, start) = (descendants::cpu()?, Instant::now());

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use image_builder::kernel::KernelTree;
 use serde_json::Value;
 
-use super::bare::Bare;
+use super::bare::{self, Bare};
 use super::descendants;
 use super::figures::{median, to_float};
 use super::measure::measure;
@@ -45,17 +45,25 @@ const BEFORE: u64 = 16 * MIB;
 /// The other transports, and how many bytes and round trips each is given.
 const OTHERS: [(&str, u64, u64); 2] = [("vsock", 64 * MIB, 200), ("serial", MIB / 4, 20)];
 const NAME: &str = "bench-channel";
-/// What the bare port's init has to load.
+/// What the bare port's init has to load with Debian's kernel.
 const MODULES: [&str; 2] = ["virtio_pci", "virtio_console"];
 
 /// Measures and prints.
 pub fn run(workspace: &Workspace) -> Result<()> {
     descendants::adopt()?;
-    let tree = KernelTree::open(&kernel::tree(workspace, true)?)?;
+    // The kernel that vch takes.
+    let bootstrap = workspace.bootstrap();
+    let (kernel, modules) = match bare::kernel(&bootstrap.join("own")) {
+        Some(own) => (own, vec![]),
+        None => {
+            let debian = bare::kernel(&bootstrap).context("there is no kernel")?;
+            (debian, KernelTree::open(&kernel::tree(workspace, true)?)?.modules(&MODULES)?)
+        }
+    };
     let bench = Bench {
         vch: workspace.vch(),
         image: workspace.image(),
-        bare: Bare::prepare(workspace, "port", &tree.modules(&MODULES)?)?,
+        bare: Bare::prepare(workspace, "port", kernel, &modules)?,
         timeline: workspace.target.join("bench/timeline.json"),
     };
     bench.times()?;
