@@ -121,9 +121,14 @@ pub fn debian_kernel() -> (PathBuf, PathBuf) {
     (kernel, bootstrap().join("initrd"))
 }
 
-/// The kernel that a test boots if it does not say, as words for the command line.
+/// The kernel that a test boots if it does not say, and its initramfs.
+pub fn kernel() -> (PathBuf, PathBuf) {
+    own_kernel().unwrap_or_else(debian_kernel)
+}
+
+/// The same as words for the command line.
 pub fn kernel_words() -> [OsString; 4] {
-    let (kernel, initrd) = own_kernel().unwrap_or_else(debian_kernel);
+    let (kernel, initrd) = kernel();
     ["--kernel".into(), kernel.into(), "--initrd".into(), initrd.into()]
 }
 
@@ -164,7 +169,7 @@ pub fn temporary() -> Result<tempfile::TempDir> {
 pub fn options(image: &str, command: &[&str]) -> RunOptions {
     let mut options = RunOptions::new(image);
     options.command = command.iter().map(ToString::to_string).collect();
-    let (kernel, initrd) = own_kernel().unwrap_or_else(debian_kernel);
+    let (kernel, initrd) = kernel();
     (options.kernel, options.initrd) = (Some(Kernel::File(kernel)), Some(initrd));
     options.iso = Some(bootstrap().join("bootstrap.iso"));
     options.store = Some(store());

@@ -74,7 +74,7 @@ fn found_by_what_is_there(over: Channel) -> Result<()> {
 /// Instead of tether, the test's own program speaks to the host.
 fn liars() -> Result<()> {
     let dir = temporary()?;
-    let initrd = fs::read(harness::bootstrap().join("initrd"))?;
+    let initrd = fs::read(harness::kernel().1)?;
     let probe = fs::read(probe())?;
     let lie = |over, lie: &str, expected: &str| -> Result<()> {
         // What comes later in an initramfs takes the place of what came before.
