@@ -123,6 +123,25 @@ pub fn tether(tether: &[u8], modules: &Modules) -> anyhow::Result<Vec<u8>> {
     for mount_point in ["dev", "proc", "sys", "run"] {
         archive.dir(mount_point, 0o755);
     }
+    add_modules(&mut archive, modules)?;
+    let mut bytes = Vec::new();
+    archive.finish(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Further modules alone: an archive that may follow that of [`tether()`] in one file. Its length is a multiple of 4, as that one's is.
+///
+/// # Errors
+/// There are too many.
+pub fn more(modules: &Modules) -> anyhow::Result<Vec<u8>> {
+    let mut archive = Initramfs::new();
+    add_modules(&mut archive, modules)?;
+    let mut bytes = Vec::new();
+    archive.finish(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn add_modules<'a>(archive: &mut Initramfs<'a>, modules: &'a Modules) -> anyhow::Result<()> {
     let wanted = modules.wanted.iter().map(|(folder, modules)| (format!("modules/{folder}"), modules));
     for (folder, modules) in [("modules".to_owned(), &modules.always)].into_iter().chain(wanted) {
         anyhow::ensure!(
@@ -134,9 +153,7 @@ pub fn tether(tether: &[u8], modules: &Modules) -> anyhow::Result<Vec<u8>> {
             archive.file(&format!("{folder}/{number:02}-{}.ko", module.name), 0o644, &module.bytes);
         }
     }
-    let mut bytes = Vec::new();
-    archive.finish(&mut bytes)?;
-    Ok(bytes)
+    Ok(())
 }
 
 #[cfg(test)]

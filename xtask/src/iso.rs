@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use image_builder::iso::Iso;
 use image_builder::kernel::KernelTree;
 
-use crate::build::{Signatures, initrd};
+use crate::build::{Signatures, initrd, whole_initrd};
 use crate::kernel;
 use crate::process::say;
 use crate::workspace::{Workspace, is_stale};
@@ -19,8 +19,8 @@ pub fn build(workspace: &Workspace, signatures: Signatures) -> Result<()> {
         }
         Signatures::Cut => "bootstrap.iso",
     };
-    let (kernel, initrd, iso) =
-        (bootstrap.join("vmlinuz"), bootstrap.join(signatures.initrd()), bootstrap.join(iso));
+    let initrd = whole_initrd(workspace, signatures)?;
+    let (kernel, iso) = (bootstrap.join("vmlinuz"), bootstrap.join(iso));
     let data = workspace.root.join("iso");
     let (cmdline, config) = (data.join("cmdline"), data.join("isolinux.cfg"));
     if !is_stale(&iso, &[&kernel, &initrd, &cmdline, &config])? {
