@@ -12,6 +12,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use protocol::Stage::{Root, Run};
 use protocol::{MachineSpec, Nfs};
 use rustix::fs::{Mode, OFlags};
+use std::cell::Cell;
 use std::fs;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -40,6 +41,8 @@ pub struct Exports {
     mounted: Vec<Export>,
     /// A server was asked for something.
     asked: bool,
+    /// Requests were made to fail.
+    lost: Cell<bool>,
 }
 
 struct Export {
@@ -93,6 +96,7 @@ impl Exports {
 
     /// Makes all requests that are on their way to servers fail.
     fn fail_requests(&self) {
+        self.lost.set(true);
         for Export { target, .. } in &self.mounted {
             let _busy = umount2(target.as_str(), MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW);
         }
@@ -103,7 +107,9 @@ impl Exports {
         if !self.asked {
             return Ok(());
         }
-        let written = self.write_out();
+        self.write_out();
+        let lost = self.lost.get();
+        let names = self.mounted.iter().map(|export| export.name.as_str()).collect::<Vec<_>>().join(", ");
         let mut left = true;
         for Export { target, held, .. } in self.mounted.into_iter().rev() {
             drop(held);
@@ -117,31 +123,28 @@ impl Exports {
             });
         }
         power::may_hang(!left);
-        written
+        if lost {
+            let why = format!(
+                "no server of the volumes {names} has answered for {} s: what was written last is not there",
+                SILENCE.as_secs()
+            );
+            return Err(Failure::system(Run, why, Errno::ETIMEDOUT));
+        }
+        Ok(())
     }
 
     /// By sync(2): it needs no path, for which a server could be asked.
-    fn write_out(&self) -> Result<(), Failure> {
-        let names = || self.mounted.iter().map(|export| export.name.as_str()).collect::<Vec<_>>().join(", ");
-        let call = Call::begin(|| {
+    fn write_out(&self) {
+        let Ok(call) = Call::begin(|| {
             nix::unistd::sync();
             Ok(())
-        });
-        let call = call.at(Run, || format!("writing to NFS volumes ({})", names()))?;
+        }) else {
+            return; // the unmount writes, too
+        };
         let mut silence = Silence::begins();
-        loop {
-            let look = silence.look(self);
-            if call.wait(Duration::from_millis(200)).is_some() && !silence.is_broken() {
-                return Ok(());
-            }
-            if silence.is_broken() || look.is_err() {
-                call.give_up();
-                let why = format!(
-                    "NFS volumes ({}): no server has answered for {} s; what was written last is not there",
-                    names(),
-                    SILENCE.as_secs()
-                );
-                return Err(Failure::system(Run, why, Errno::ETIMEDOUT));
+        while call.wait(Duration::from_millis(200)).is_none() {
+            if silence.look(self).is_err() {
+                return call.give_up();
             }
         }
     }
@@ -166,11 +169,6 @@ impl Silence {
     /// When to look again.
     pub fn due(&self) -> Instant {
         self.due
-    }
-
-    /// Whether requests were made to fail.
-    fn is_broken(&self) -> bool {
-        self.failed > 0
     }
 
     /// Makes requests fail if that is due. Fails itself when that does not help.
