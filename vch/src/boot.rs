@@ -63,7 +63,7 @@ impl Boot {
                     Firmware::Bios => None,
                     Firmware::Uefi => Some(ovmf()?),
                 },
-                image: file("iso", options.iso.as_ref(), &["bootstrap.iso"], "iso")?,
+                image: iso(options)?,
             }),
         }
     }
@@ -85,6 +85,21 @@ fn kernel(options: &RunOptions) -> Result<(PathBuf, PathBuf)> {
         None if options.initrd.is_none() => own().or_else(|_| debian()),
         None => debian(),
     }
+}
+
+/// The CD with the kernel that is asked for.
+fn iso(options: &RunOptions) -> Result<PathBuf> {
+    const OWN: &str = "own/bootstrap.iso";
+    const DEBIAN: &str = "bootstrap.iso";
+    let names: &[&str] = match &options.kernel {
+        Some(Kernel::File(path)) => {
+            bail!("--kernel {}: with --boot iso the kernel is on the CD; --iso names another", path.display())
+        }
+        Some(Kernel::Own) => &[OWN],
+        Some(Kernel::Debian) => &[DEBIAN],
+        None => &[OWN, DEBIAN],
+    };
+    file("iso", options.iso.as_ref(), names, "iso")
 }
 
 fn ovmf() -> Result<PathBuf> {
