@@ -55,7 +55,7 @@ impl Boot {
                     Firmware::Bios => None,
                     Firmware::Uefi => Some(ovmf()?),
                 },
-                image: file("iso", options.iso.as_ref(), &["bootstrap.iso"], "iso")?,
+                image: iso(options)?,
             },
         };
         options.machine.map_or(Ok(()), |machine| machine.boots(&boot))?;
@@ -125,6 +125,21 @@ fn finds_mmio(kernel: &Path) -> Result<bool> {
         .read_to_end(&mut image)
         .with_context(|| format!("reading the kernel {}", kernel.display()))?;
     Ok(image.starts_with(b"\x7fELF") && memchr::memmem::find(&image, b"virtio-mmio-cmdline").is_some())
+}
+
+/// The CD with the kernel that is asked for.
+fn iso(options: &RunOptions) -> Result<PathBuf> {
+    const OWN: &str = "own/bootstrap.iso";
+    const DEBIAN: &str = "bootstrap.iso";
+    let names: &[&str] = match &options.kernel {
+        Some(Kernel::File(path)) => {
+            bail!("--kernel {}: with --boot iso the kernel is on the CD; --iso names another", path.display())
+        }
+        Some(Kernel::Own) => &[OWN],
+        Some(Kernel::Debian) => &[DEBIAN],
+        None => &[OWN, DEBIAN],
+    };
+    file("iso", options.iso.as_ref(), names, "iso")
 }
 
 fn ovmf() -> Result<PathBuf> {
