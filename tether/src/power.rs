@@ -23,12 +23,16 @@ pub fn say(what: &str) {
     let _drained = nix::sys::termios::tcdrain(std::io::stderr());
 }
 
-/// Syncs and powers off.
+/// What the kernel has where it can power off. (Without ACPI it would only halt, and the machine stand still for ever.)
+const ACPI: &str = "/sys/firmware/acpi";
+
+/// Syncs and powers off; or restarts, where the machine cannot be powered off: the host takes that for the end, too.
 pub fn off() -> ! {
     sync();
-    let Err(errno) = reboot(RebootMode::RB_POWER_OFF);
-    // Only a machine that cannot power off comes here; the host sees a restart as the end, too.
-    say(&format!("cannot power off: {}", errno.desc()));
+    if std::path::Path::new(ACPI).exists() {
+        let Err(errno) = reboot(RebootMode::RB_POWER_OFF);
+        say(&format!("cannot power off: {}", errno.desc()));
+    }
     let _restarting = reboot(RebootMode::RB_AUTOBOOT);
     loop {
         nix::unistd::pause();

@@ -169,7 +169,7 @@ fn start(
     };
     containers.is_free(&name)?;
     let accel = accel::choose(options.accel)?;
-    let boot = Boot::find(options, accel)?;
+    let boot = Boot::find(options)?;
     let mut look = |layer| {
         if let Some(layer) = layer {
             clients.mention(&ToClient::Layer(layer));
@@ -209,7 +209,7 @@ fn start(
     let mut record = record(&id, name, options, &config, &machine, attach.stdin)?;
     record.ports = network.ports().to_vec();
     record.volumes = volumes.names();
-    record.transport = options.channel.transport()?;
+    record.transport = options.transport()?;
     record.restart = options.restart;
     record.health = Check::of(health.as_ref(), &options.health)?;
     let container = containers.create(record)?;
