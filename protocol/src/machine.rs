@@ -41,6 +41,10 @@ pub struct MachineSpec {
     /// `--init=false` is for images that insist on being PID 1 (s6-overlay, systemd).
     #[serde(default)]
     pub init: bool,
+    /// Whether the image's files and those on volumes are whose they are inside the user namespace, as by `config.linux`'s mappings;
+    /// otherwise they keep their owners, as the runtime-spec has it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub idmapped: bool,
     /// Interfaces, and what `/etc/hosts` and its like say.
     #[serde(default)]
     pub network: Network,
@@ -67,6 +71,7 @@ impl MachineSpec {
             devices: Vec::new(),
             seccomp: None,
             init: false,
+            idmapped: false,
             network: Network::default(),
             volumes: Vec::new(),
             shares: Vec::new(),

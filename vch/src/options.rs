@@ -5,6 +5,7 @@ pub mod limits;
 pub mod network;
 pub mod process;
 pub mod security;
+pub mod user_namespace;
 pub mod volumes;
 
 use std::ffi::OsString;
@@ -111,6 +112,10 @@ pub struct RunOptions {
     /// Its health.
     #[command(flatten)]
     pub health: health::HealthOptions,
+
+    /// Who its users are.
+    #[command(flatten)]
+    pub user_namespace: user_namespace::UserNamespace,
 
     /// Volumes.
     #[command(flatten)]

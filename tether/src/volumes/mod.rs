@@ -13,6 +13,7 @@ mod share;
 use crate::disks::Disk;
 use crate::failure::{Context, Failure};
 use crate::mounts;
+use crate::user_namespace::UserNamespace;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use protocol::Stage::{Root, Run};
 use protocol::{MachineSpec, Nfs, Share, Volume};
@@ -33,10 +34,15 @@ fn place(index: usize) -> String {
 }
 
 impl Volumes {
-    /// Mounts the volumes, which are on these `disks`, and the shares.
-    pub fn mount(machine: &MachineSpec, disks: &[Disk]) -> Result<Self, Failure> {
+    /// Mounts the volumes, which are on these `disks`, and the shares. The volumes' files are whose they are in the user namespace,
+    /// if one is given.
+    pub fn mount(
+        machine: &MachineSpec,
+        disks: &[Disk],
+        user: Option<&UserNamespace>,
+    ) -> Result<Self, Failure> {
         let mut mounted = Self(vec![]);
-        match mounted.mount_all(machine, disks) {
+        match mounted.mount_all(machine, disks, user) {
             Ok(()) => Ok(mounted),
             Err(failure) => {
                 let _why_is_known = mounted.unmount();
@@ -45,9 +51,15 @@ impl Volumes {
         }
     }
 
-    fn mount_all(&mut self, machine: &MachineSpec, disks: &[Disk]) -> Result<(), Failure> {
+    fn mount_all(
+        &mut self,
+        machine: &MachineSpec,
+        disks: &[Disk],
+        user: Option<&UserNamespace>,
+    ) -> Result<(), Failure> {
         for (index, (volume, disk)) in machine.volumes.iter().zip(disks).enumerate() {
             self.volume(place(index), volume, disk)?;
+            user.map_or(Ok(()), |user| user.map_files(&place(index)))?;
         }
         for (index, share) in machine.shares.iter().enumerate() {
             let target = share::place(index);

@@ -164,7 +164,21 @@ impl Attached {
     }
 
     /// Adds them to what the guest is told.
-    pub fn tell(&mut self, machine: &mut MachineSpec) {
+    ///
+    /// # Errors
+    /// Not all can be had in a user namespace.
+    pub fn tell(&mut self, machine: &mut MachineSpec) -> Result<()> {
+        if machine.idmapped {
+            // Neither filesystem knows idmapped mounts (Linux 6.1): all would be nobody's.
+            ensure!(
+                self.shares.is_empty(),
+                "folders of the host cannot be had with --userns auto, --uidmap or --gidmap"
+            );
+            ensure!(
+                self.nfs.is_empty(),
+                "volumes of NFS cannot be had with --userns auto, --uidmap or --gidmap"
+            );
+        }
         let mounts = &mut machine.config.mounts;
         let places = self.volumes.iter().map(|volume| &volume.spec.destination);
         let places = places.chain(self.shares.iter().map(|share| &share.spec.destination));
@@ -175,6 +189,7 @@ impl Attached {
         machine.shares = self.shares.iter().map(|share| share.spec.clone()).collect();
         machine.nfs = self.nfs.iter().map(|(nfs, _)| nfs.clone()).collect();
         machine.volumes = self.volumes.iter().map(|volume| volume.spec.clone()).collect();
+        Ok(())
     }
 
     /// The volumes' names, as the container's record has them.

@@ -256,7 +256,8 @@ impl Value {
             (_, None) => bail!("it needs a value"),
             (Self::Number(least, most), Some(text)) => {
                 let good = |number: &u32| (least..=most).contains(number);
-                ensure!(text.parse().ok().filter(good).is_some(), "it is a number from {least} to {most}");
+                let number = text.parse().ok().filter(good).filter(|_| !text.starts_with('+'));
+                ensure!(number.is_some(), "it is a number from {least} to {most}");
                 Ok(())
             }
             (Self::Words(words), Some(text)) => {
