@@ -143,6 +143,9 @@ pub struct Volume {
     /// Whether it shall not get what the image has at `destination`, when it is empty.
     #[serde(default)]
     pub nocopy: bool,
+    /// The folder of it that the container sees, relative; all of it if not given. It must be there, and is not filled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subpath: Option<String>,
 }
 
 /// A folder of the host's, by virtiofs; or a file, which is the file `file` in the folder that is shared.
@@ -181,6 +184,9 @@ pub struct Nfs {
     /// Whether the container may not write to it.
     #[serde(default)]
     pub readonly: bool,
+    /// As of a [`Volume`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subpath: Option<String>,
 }
 
 /// A disk's hash tree for dm-verity (Linux, `Documentation/admin-guide/device-mapper/verity.rst`, whose names these are):

@@ -17,7 +17,7 @@ use crate::user_namespace::UserNamespace;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use protocol::Stage::{Root, Run};
 use protocol::{MachineSpec, Nfs, Share, Volume};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -122,13 +122,12 @@ impl<'a> Detached<'a> {
     pub fn prepare(machine: &'a MachineSpec) -> Result<Self, Failure> {
         let mut mounts = vec![];
         for (index, volume) in machine.volumes.iter().enumerate() {
-            let Volume { name, destination, readonly, .. } = volume;
+            let Volume { name, destination, readonly, subpath, .. } = volume;
             is_absolute("volumes", index, destination)?;
             if !volume.shared {
                 fill::once(volume, &place(index))?;
             }
-            let tree = detach(&format!("{}/{}", place(index), fill::DATA), true);
-            let tree = tree.at(Root, || format!("opening the folder \"data\" of volume {name:?}"))?;
+            let tree = part(name, &format!("{}/{}", place(index), fill::DATA), subpath.as_deref())?;
             mounts.push(Mount { tree, name, destination, readonly: *readonly, file: false });
         }
         for (index, share) in machine.shares.iter().enumerate() {
@@ -139,10 +138,9 @@ impl<'a> Detached<'a> {
             mounts.push(Mount { tree, name, destination, readonly: *readonly, file: *file });
         }
         for (index, export) in machine.nfs.iter().enumerate() {
-            let Nfs { name, destination, readonly, .. } = export;
+            let Nfs { name, destination, readonly, subpath, .. } = export;
             is_absolute("nfs", index, destination)?;
-            let tree = detach(&nfs::place(index), true);
-            let tree = tree.at(Root, || format!("opening volume {name:?}"))?;
+            let tree = part(name, &nfs::place(index), subpath.as_deref())?;
             mounts.push(Mount { tree, name, destination, readonly: *readonly, file: false });
         }
         // What is above comes before what is below.
@@ -204,6 +202,24 @@ fn detach(path: &str, folder: bool) -> io::Result<OwnedFd> {
     if !folder && !File::from(found.try_clone()?).metadata()?.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
+    clone(found)
+}
+
+/// The same of the folder `subpath` of a volume's folder. Whoever could write to the volume may have put symbolic links on it: they
+/// lead to where they lead on it, and not out.
+fn part(name: &str, path: &str, subpath: Option<&str>) -> Result<OwnedFd, Failure> {
+    let Some(subpath) = subpath else {
+        return detach(path, true).at(Root, || format!("opening the folder \"data\" of volume {name:?}"));
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let within = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    let whole = rustix::fs::open(path, flags | OFlags::NOFOLLOW, Mode::empty());
+    let found = whole.and_then(|whole| openat2(&whole, subpath, flags, Mode::empty(), within));
+    let tree = found.map_err(io::Error::from).and_then(clone);
+    tree.at(Root, || format!("opening the folder {subpath:?} of volume {name:?}"))
+}
+
+fn clone(found: OwnedFd) -> io::Result<OwnedFd> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     Ok(open_tree(found, "", flags)?)

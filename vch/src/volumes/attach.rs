@@ -85,7 +85,14 @@ pub fn attach(store: &Path, wanted: &[Mount], tmpfs: &[String], config: &Config)
 
 impl Source {
     fn anonymous() -> Self {
-        Self::Volume { name: None, nocopy: false, size: None, nfs: None, labels: Default::default() }
+        Self::Volume {
+            name: None,
+            nocopy: false,
+            size: None,
+            nfs: None,
+            subpath: None,
+            labels: Default::default(),
+        }
     }
 }
 
@@ -93,7 +100,7 @@ impl Attached {
     fn add(&mut self, mount: Mount) -> Result<()> {
         let Mount { source, target, readonly } = mount;
         match source {
-            Source::Volume { name, nocopy, size, nfs, labels } => {
+            Source::Volume { name, nocopy, size, nfs, subpath, labels } => {
                 let volumes = Volumes::of(&self.store);
                 // Until it is claimed: nobody shall remove it meanwhile.
                 let lock = volumes.lock()?;
@@ -105,9 +112,11 @@ impl Attached {
                     let name = volume.record.name.clone();
                     let held =
                         volume.claim(false)?.with_context(|| format!("volume {name} is being removed"))?;
-                    self.nfs.push((export.tell(name, target, readonly)?, held));
+                    let nfs = export.tell(name, target, readonly)?;
+                    self.nfs.push((protocol::Nfs { subpath, ..nfs }, held));
                 } else {
-                    let open = self.open(&volume, target, readonly, nocopy)?;
+                    let mut open = self.open(&volume, target, readonly, nocopy)?;
+                    open.spec.subpath = subpath;
                     self.volumes.push(open);
                 }
             }
@@ -144,7 +153,8 @@ impl Attached {
             disk = open(true)?;
         }
         let (name, uuid) = (name.clone(), volume.record.uuid);
-        let spec = protocol::Volume { name, uuid, destination: target, readonly, shared, nocopy };
+        let spec =
+            protocol::Volume { name, uuid, destination: target, readonly, shared, nocopy, subpath: None };
         Ok(OpenVolume { spec, disk, held })
     }
 

@@ -95,7 +95,7 @@ impl Export {
         let Parsed { server, path, versions, options, readonly: all } = self.parse()?;
         let server = address(server).with_context(|| format!("volume {name}"))?;
         let (path, readonly) = (path.to_owned(), readonly || all);
-        Ok(protocol::Nfs { name, server, path, versions, options, destination, readonly })
+        Ok(protocol::Nfs { name, server, path, versions, options, destination, readonly, subpath: None })
     }
 
     fn parse(&self) -> Result<Parsed<'_>> {
