@@ -6,6 +6,7 @@ use crate::service::{Service, patiently, said, vch_with};
 use crate::tests;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use nix::unistd::{Pid, geteuid};
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -14,14 +15,27 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 pub fn tests() -> Vec<Test> {
-    let root = || {
+    let can = || {
         ensure!(geteuid().is_root(), "Ganesha needs root");
+        let tests = folder()?;
+        let kind = statfs(&tests)?.filesystem_type();
+        ensure!(
+            kind != OVERLAYFS_SUPER_MAGIC,
+            "Ganesha cannot export {}: it is on overlayfs",
+            tests.display()
+        );
         Ok(())
     };
     tests![written_and_read, servers_that_do_not_answer, a_server_that_dies]
         .into_iter()
-        .map(|test| test.needs(root()))
+        .map(|test| test.needs(can()))
         .collect()
+}
+
+fn folder() -> Result<PathBuf> {
+    let tests = workspace().join("target/tests");
+    fs::create_dir_all(&tests)?;
+    Ok(tests)
 }
 
 /// A server that exports one folder as `/data`, on ports of 127.0.0.1; gone with the value.
@@ -36,9 +50,7 @@ struct Server {
 
 impl Server {
     fn start() -> Result<Self> {
-        let tests = workspace().join("target/tests");
-        fs::create_dir_all(&tests)?;
-        let dir = tempfile::tempdir_in(tests)?;
+        let dir = tempfile::tempdir_in(folder()?)?;
         let path = dir.path().display().to_string();
         let data = dir.path().join("data");
         fs::create_dir(&data)?;
