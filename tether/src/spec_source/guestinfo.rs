@@ -246,7 +246,7 @@ mod tests {
                 }
                 RECEIVE_SIZE => {
                     assert_eq!(self.asked, QUESTION);
-                    let ebx = self.says.unwrap_or(self.answer.len() as u32);
+                    let ebx = self.says.unwrap_or(u32::try_from(self.answer.len()).unwrap());
                     return Registers { ebx, ecx: SUCCESS | HAS_ANSWER, edx: SEND_SIZE << 16, ..sent };
                 }
                 RECEIVE_PAYLOAD => {
