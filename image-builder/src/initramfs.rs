@@ -127,6 +127,25 @@ pub fn tether(tether: &[u8], modules: &Modules) -> anyhow::Result<Vec<u8>> {
     for mount_point in ["dev", "proc", "sys", "run"] {
         archive.dir(mount_point, 0o755);
     }
+    add_modules(&mut archive, modules)?;
+    let mut bytes = Vec::new();
+    archive.finish(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Further modules alone: an archive that may follow that of [`tether()`] in one file. Its length is a multiple of 4, as that one's is.
+///
+/// # Errors
+/// There are too many.
+pub fn more(modules: &Modules) -> anyhow::Result<Vec<u8>> {
+    let mut archive = Initramfs::new();
+    add_modules(&mut archive, modules)?;
+    let mut bytes = Vec::new();
+    archive.finish(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn add_modules<'a>(archive: &mut Initramfs<'a>, modules: &'a Modules) -> anyhow::Result<()> {
     let wanted = modules.wanted.iter().map(|(folder, modules)| (format!("modules/{folder}"), modules));
     for (folder, modules) in [("modules".to_owned(), &modules.always)].into_iter().chain(wanted) {
         anyhow::ensure!(
@@ -138,9 +157,7 @@ pub fn tether(tether: &[u8], modules: &Modules) -> anyhow::Result<Vec<u8>> {
             archive.file(&format!("{folder}/{number:02}-{}.ko", module.name), 0o644, &module.bytes);
         }
     }
-    let mut bytes = Vec::new();
-    archive.finish(&mut bytes)?;
-    Ok(bytes)
+    Ok(())
 }
 
 /// The regular files of an archive that [`Initramfs::finish`] wrote, with what is in them.
@@ -163,7 +180,14 @@ pub fn files(mut archive: &[u8]) -> anyhow::Result<Vec<(String, &[u8])>> {
         anyhow::ensure!(name_size > 0 && end <= archive.len(), "the archive is cut short");
         let name = String::from_utf8_lossy(&archive[HEADER..HEADER + name_size - 1]).into_owned();
         if name == "TRAILER!!!" {
-            return Ok(files);
+            // Another archive may come behind it, after zeros.
+            let rest = &archive[end..];
+            let more = rest.iter().position(|byte| *byte != 0);
+            match more {
+                None => return Ok(files),
+                Some(begin) => archive = &rest[begin..],
+            }
+            continue;
         }
         if u32::try_from(mode).is_ok_and(|mode| mode & libc::S_IFMT == libc::S_IFREG) {
             files.push((name, &archive[begin..begin + size]));
@@ -256,6 +280,8 @@ mod tests {
             ..Modules::default()
         };
         let archive = tether(b"#!tether", &modules).unwrap();
+        let twice = files(&[&archive[..], &[0; 8], &archive].concat()).unwrap().len();
+        assert_eq!(twice, 4);
         let found = files(&archive).unwrap();
         let expected: [(String, &[u8]); 2] =
             [("init".into(), b"#!tether"), ("modules/01-erofs.ko".into(), b"odd")];

@@ -47,6 +47,11 @@ pub fn load_virtiofs() -> Result<(), Failure> {
     load_folder(&format!("{INITRAMFS}/modules/virtiofs"))
 }
 
+/// Those for folders of NFS servers: `/modules/nfs/*.ko`.
+pub fn load_nfs() -> Result<(), Failure> {
+    load_folder(&format!("{INITRAMFS}/modules/nfs"))
+}
+
 /// Those for network interfaces: `/modules/network/*.ko`.
 pub fn load_network() -> Result<(), Failure> {
     load_folder(&format!("{INITRAMFS}/modules/network"))

@@ -79,6 +79,31 @@ impl Boot {
     }
 }
 
+impl Boot {
+    /// The same with the modules of `folder` in its initramfs, which is written into `dir`. Without a file of them, as of a kernel that
+    /// has no modules, and from a CD, which has all, nothing changes.
+    ///
+    /// # Errors
+    /// A file cannot be read or written.
+    pub fn with_modules(mut self, folder: &str, dir: &Path) -> Result<Self> {
+        let Self::Direct { initrd, .. } = &mut self else { return Ok(self) };
+        let mut name = initrd.clone().into_os_string();
+        name.push(format!(".{folder}"));
+        let more = PathBuf::from(name);
+        if more.exists() {
+            let read =
+                |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+            let mut bytes = read(initrd)?;
+            // Where the kernel looks for the next archive (initramfs-buffer-format).
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes.extend(read(&more)?);
+            *initrd = dir.join("initrd");
+            std::fs::write(&*initrd, bytes).with_context(|| format!("cannot write {}", initrd.display()))?;
+        }
+        Ok(self)
+    }
+}
+
 /// Whose a kernel is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Origin {

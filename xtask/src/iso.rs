@@ -11,7 +11,7 @@ use image_builder::initramfs;
 use image_builder::iso::{self, Iso};
 use image_builder::kernel::KernelTree;
 
-use crate::build::{Signatures, initrd};
+use crate::build::{Signatures, initrd, whole_initrd};
 use crate::process::say;
 use crate::workspace::{Workspace, is_stale, write};
 use crate::{kernel, own_kernel, sbom};
@@ -33,15 +33,20 @@ impl Edition {
         if own_kernel::is_built(workspace) { Self::Own } else { Self::Debian }
     }
 
-    fn paths(self, workspace: &Workspace) -> Paths {
-        let (folder, initrd, iso) = match self {
-            Self::Own => ("own", "initrd", "bootstrap.iso"),
-            Self::Debian => ("", Signatures::Cut.initrd(), "bootstrap.iso"),
-            Self::DebianSigned => ("", Signatures::Kept.initrd(), "bootstrap.signed.iso"),
+    /// With its initramfs made, where it is one for the CD alone.
+    fn paths(self, workspace: &Workspace) -> Result<Paths> {
+        let path = |name: &str| workspace.bootstrap().join(name);
+        let (kernel, initrd, iso) = match self {
+            Self::Own => (path("own/vmlinuz"), path("own/initrd"), path("own/bootstrap.iso")),
+            Self::Debian => {
+                (path("vmlinuz"), whole_initrd(workspace, Signatures::Cut)?, path("bootstrap.iso"))
+            }
+            Self::DebianSigned => {
+                initrd(workspace, &KernelTree::open(&kernel::tree(workspace, true)?)?, Signatures::Kept)?;
+                (path("vmlinuz"), whole_initrd(workspace, Signatures::Kept)?, path("bootstrap.signed.iso"))
+            }
         };
-        let folder = workspace.bootstrap().join(folder);
-        let kernel = workspace.bootstrap().join(if self == Self::Own { "own/vmlinuz" } else { "vmlinuz" });
-        Paths { kernel, initrd: folder.join(initrd), iso: folder.join(iso) }
+        Ok(Paths { kernel, initrd, iso })
     }
 }
 
@@ -56,10 +61,7 @@ struct Paths {
 /// # Errors
 /// Something it is made of is missing, or it cannot be written.
 pub fn build(workspace: &Workspace, edition: Edition) -> Result<PathBuf> {
-    if edition == Edition::DebianSigned {
-        initrd(workspace, &KernelTree::open(&kernel::tree(workspace, true)?)?, Signatures::Kept)?;
-    }
-    let Paths { kernel, initrd, iso } = edition.paths(workspace);
+    let Paths { kernel, initrd, iso } = edition.paths(workspace)?;
     let data = workspace.root.join("iso");
     let (cmdline, config) = (data.join("cmdline"), data.join("isolinux.cfg"));
     let lock = workspace.root.join("Cargo.lock");

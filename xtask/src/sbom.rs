@@ -134,7 +134,9 @@ fn crates(workspace: &Workspace) -> Result<Vec<Value>> {
     let rustc = output_of(command(std::env::var_os("RUSTC").unwrap_or("rustc".into())).arg("-V"))?;
     let version = rustc.split(' ').nth(1).unwrap_or_default();
     // What the target's std is linked with.
-    components.push(json!({"type": "library", "bom-ref": "musl", "name": "musl", "licenses": [{"license": {"id": "MIT"}}]}));
+    components.push(
+        json!({"type": "library", "bom-ref": "musl", "name": "musl", "licenses": [{"expression": "MIT"}]}),
+    );
     components.push(library(&"std".into(), &version.into(), &"MIT OR Apache-2.0".into()));
     Ok(components)
 }

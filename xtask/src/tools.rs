@@ -88,6 +88,8 @@ const NEEDS: &[(Look, &str, &[Task])] = &[
     (Program("objcopy"), "binutils", &[Task::Test]),
     (Program("strace"), "strace", &[Task::Test]),
     (Program("mmdebstrap"), "mmdebstrap", &[Task::BenchImage, Task::Services]),
+    (Program("ganesha.nfsd"), "nfs-ganesha-vfs", &[Task::Services]),
+    (Program("rpcbind"), "rpcbind", &[Task::Services]),
     (Program("zstd"), "zstd", &[Task::BenchImage]),
 ];
 
@@ -241,7 +243,7 @@ mod tests {
         assert_eq!(packages(Task::Build), ["busybox-static", "dpkg", "gcc"]);
         assert_eq!(packages(Task::Run), ["busybox-static", "dpkg", "gcc", "qemu-system-x86", "e2fsprogs"]);
         assert!(packages(Task::Iso).contains(&"isolinux") && !packages(Task::Iso).contains(&"ovmf"));
-        assert_eq!(packages(Task::Test).len(), NEEDS.len() - 10);
+        assert_eq!(packages(Task::Test).len(), NEEDS.len() - 12);
         assert!(!packages(Task::Test).contains(&"mmdebstrap"));
     }
 

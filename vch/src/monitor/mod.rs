@@ -217,6 +217,7 @@ fn start(
     container.keep_machine(&machine)?;
     volumes.keep();
     let lock = container.lock_monitor()?.context("someone else monitors the new container")?;
+    let boot = if machine.nfs.is_empty() { boot } else { boot.with_modules("nfs", &container.dir)? };
     let kept = kept.insert(Kept::open(container, lock, clients)?);
     // Whoever has asked for it can find it from now on, whatever becomes of this process.
     clients.tell(&ToClient::Created(id));
