@@ -30,7 +30,11 @@ pub struct Test {
 
 impl Test {
     pub fn new(name: &str, body: fn() -> Result<()>) -> Self {
-        Self { name: name.into(), skipped: None, body: Box::new(body) }
+        Self::of(name.into(), body)
+    }
+
+    pub fn of(name: String, body: impl FnOnce() -> Result<()> + Send + 'static) -> Self {
+        Self { name, skipped: None, body: Box::new(body) }
     }
 
     /// The same test over each transport of the channel: `MODULE::NAME`, `MODULE::vsock::NAME`, `MODULE::serial::NAME`.
