@@ -39,6 +39,7 @@ mod stdio;
 mod streams;
 mod terminal;
 mod transports;
+mod user_namespace;
 mod verity;
 mod volumes;
 
@@ -69,6 +70,7 @@ fn main() {
         streams::tests(),
         terminal::tests(),
         transports::tests(),
+        user_namespace::tests(),
         verity::tests(),
         volumes::tests(),
     ]

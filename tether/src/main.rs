@@ -52,6 +52,7 @@ mod uevents;
 #[cfg(all(target_env = "musl", panic = "abort"))]
 mod unwinding;
 mod user;
+mod user_namespace;
 mod verity;
 mod volumes;
 
@@ -62,6 +63,7 @@ use protocol::{MachineSpec, ToHost};
 use relay::Relay;
 use spec_source::Order;
 use timeline::Timeline;
+use user_namespace::UserNamespace;
 use verity::Verity;
 use volumes::Volumes;
 use volumes::nfs::Exports;
@@ -149,6 +151,8 @@ fn run(
     verity: &mut Option<Verity>,
     network: &mut Network,
 ) -> Result<(), Failure> {
+    check::container(&machine.config)?;
+    let user = UserNamespace::create(&machine.config)?;
     let root = root::Root::assemble(disks)?;
     timeline.step("root");
     let volumes = Volumes::mount(machine, &disks.volumes)?;
@@ -157,7 +161,7 @@ fn run(
     let outcome = network.finish(machine).and_then(|()| {
         exports.mount(machine)?;
         let deaths = process::watch_for_deaths()?;
-        let process = process::start(machine, stdin, &cgroup)?;
+        let process = process::start(machine, stdin, &cgroup, user.as_ref())?;
         let relay = Relay::new(channel, machine, &cgroup, verity, timeline, deaths, process)?;
         relay.with_network(network).with_exports(&exports).run()
     });
