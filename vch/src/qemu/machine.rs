@@ -122,7 +122,7 @@ impl Machine {
 
     /// Whether all of that fits.
     fn has_room_for(self, wanted: &Wanted) -> Result<()> {
-        let Wanted { layers, volumes, shares, nics, channel, fw_cfg } = *wanted;
+        let Wanted { layers, volumes, shares, nics, channel, fw_cfg, memory: _ } = *wanted;
         let disks = wanted.disks();
         let (name, channel) = (self.name(), usize::from(channel));
         match self {
