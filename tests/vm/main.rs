@@ -37,6 +37,7 @@ mod reconnect;
 mod signals;
 mod stdio;
 mod streams;
+mod subpath;
 mod terminal;
 mod transports;
 mod user_namespace;
@@ -68,6 +69,7 @@ fn main() {
         signals::tests(),
         stdio::tests(),
         streams::tests(),
+        subpath::tests(),
         terminal::tests(),
         transports::tests(),
         user_namespace::tests(),

@@ -7,6 +7,7 @@ pub mod network;
 pub mod process;
 pub mod security;
 pub mod spec_from;
+pub mod user_namespace;
 pub mod volumes;
 
 use std::path::PathBuf;
@@ -113,6 +114,10 @@ pub struct RunOptions {
     /// Its health.
     #[command(flatten)]
     pub health: health::HealthOptions,
+
+    /// Who its users are.
+    #[command(flatten)]
+    pub user_namespace: user_namespace::UserNamespace,
 
     /// Volumes.
     #[command(flatten)]

@@ -190,7 +190,7 @@ fn start(
     let mut machine = spec::compose(&config, options, &id, disks, attach.size, host_variable)?;
     let mut volumes =
         volumes::attach::attach(&store, &options.volumes.all(), &options.limits.tmpfs, &config)?;
-    volumes.tell(&mut machine);
+    volumes.tell(&mut machine)?;
     let length = serde_json::to_vec(&machine)?.len();
     ensure!(
         length <= MOST_SPEC,
