@@ -30,7 +30,11 @@ pub struct Test {
 
 impl Test {
     pub fn new(name: &str, body: fn() -> Result<()>) -> Self {
-        Self { name: name.into(), skipped: None, body: Box::new(body) }
+        Self::of(name.into(), body)
+    }
+
+    pub fn of(name: String, body: impl FnOnce() -> Result<()> + Send + 'static) -> Self {
+        Self { name, skipped: None, body: Box::new(body) }
     }
 
     /// The same test over each transport of the channel: `MODULE::NAME`, `MODULE::vsock::NAME`, `MODULE::serial::NAME`.
@@ -365,6 +369,8 @@ fn start_in(
     const ID: &str = "0123456789abcdef";
     let machine = vch::spec::compose(&config, options, ID, disks, None, |_| Ok(None))?;
     let network = vch::network::Host::open(&options.network, ID, &[], &store())?;
+    // Where the spec goes another way than the channel, it is taken from there.
+    container.map_or(Ok(()), |container| container.keep_machine(&machine))?;
     let home = container.map(|container| Home { container, outlives: false });
     let (vm, wires) =
         vch::vm::Vm::start("tests", home, options, accel, &boot, &scratch, &layers, &[], &[], &network)?;

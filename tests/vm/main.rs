@@ -23,12 +23,12 @@ mod harness;
 #[path = "../conformance/host.rs"]
 mod host;
 mod images;
-mod iso;
 mod kernels;
 mod layers;
 mod lifecycle;
 #[path = "../conformance/listing.rs"]
 mod listing;
+mod machines;
 mod monitor;
 mod network;
 mod oci;
@@ -57,10 +57,10 @@ fn main() {
         failures::tests(),
         fields::tests(),
         images::tests(),
-        iso::tests(),
         kernels::tests(),
         layers::tests(),
         lifecycle::tests(),
+        machines::tests(),
         monitor::tests(),
         network::tests(),
         oci::tests(),

@@ -44,6 +44,7 @@ mod root;
 mod sandbox;
 mod scheduling;
 mod seccomp;
+mod spec_source;
 mod statistics;
 mod stdio;
 mod timeline;
@@ -58,8 +59,9 @@ mod volumes;
 use channel::Channel;
 use failure::Failure;
 use network::Network;
-use protocol::{MachineSpec, SPEC_VERSION, Stage, Start, ToGuest, ToHost};
+use protocol::{MachineSpec, ToHost};
 use relay::Relay;
+use spec_source::Order;
 use timeline::Timeline;
 use user_namespace::UserNamespace;
 use verity::Verity;
@@ -100,7 +102,7 @@ fn boot_and_connect(timeline: &mut Timeline) -> Result<Channel, Failure> {
 
 /// Runs the one container that this machine is for.
 fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> {
-    let Start { mut machine, time, seed, stdin } = receive_start(channel)?;
+    let Order { mut machine, stdin, moment } = spec_source::receive(channel)?;
     timeline.step("spec");
     if verity::is_wanted(&machine.disks.layers) {
         modules::load_verity()?;
@@ -118,8 +120,10 @@ fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> 
         network::load_modules(&machine)?;
         timeline.step("network modules");
     }
-    timeline::set_clock(time)?;
-    entropy::mix_in(&seed)?;
+    if let Some((time, seed)) = &moment {
+        timeline::set_clock(*time)?;
+        entropy::mix_in(seed)?;
+    }
     boot::bring_loopback_up()?;
     let mut network = Network::begin(&machine)?;
     timeline.step("network");
@@ -167,28 +171,4 @@ fn run(
     let unmounted = exports.unmount().and(volumes.unmount());
     let cleaned = ended.and_then(|()| root.disassemble());
     outcome.and(unmounted).and(cleaned)
-}
-
-fn receive_start(channel: &mut Channel) -> Result<Start, Failure> {
-    loop {
-        return match channel.wait_for_message()? {
-            ToGuest::Start(start) if start.machine.version == SPEC_VERSION => Ok(*start),
-            ToGuest::Start(start) => Err(Failure::new(
-                Stage::Spec,
-                format!(
-                    "machine spec version {}: this tether knows version {SPEC_VERSION}",
-                    start.machine.version
-                ),
-            )),
-            ToGuest::Exec(exec) => {
-                let why = Failure::new(Stage::Run, "the container does not run yet");
-                channel.refuse(exec.session, why)?;
-                continue;
-            }
-            // Said anew by a host that comes back; the start has newer ones.
-            ToGuest::Clock(_) | ToGuest::Seed(_) | ToGuest::Stats => continue,
-            // Not what it was: to write any message out takes 1/20 of tether.
-            _ => Err(Failure::new(Stage::Spec, "expected a start message, got another one")),
-        };
-    }
 }

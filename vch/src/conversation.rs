@@ -110,6 +110,15 @@ impl Conversation {
         Ok(Self { start, ..Self::adopting(Kept::new(), Phase::Booting, lossy)? })
     }
 
+    /// The guest gets to know by other means than the channel what it is to run.
+    pub fn is_told_otherwise(&mut self) {
+        self.start = None;
+        // Another host may have heard that it is ready.
+        if self.adopted && self.phase == Phase::Booting {
+            self.phase = Phase::Starting;
+        }
+    }
+
     fn start_of(mut machine: MachineSpec, stdin: bool) -> Result<Box<Start>> {
         crate::seccomp::lower(&mut machine)?;
         let seed = Seed(crate::random::bytes().context("cannot read random numbers")?);
@@ -204,9 +213,11 @@ impl Conversation {
     fn take(&mut self, message: ToHost) -> Result<()> {
         match (&self.phase, message) {
             (Phase::Booting, ToHost::Ready { timeline, .. }) => {
-                let Some(start) = self.start.take() else { bail!("it is ready twice") };
                 self.timeline.extend(timeline);
-                self.tell_start(start)?;
+                self.phase = Phase::Starting;
+                if let Some(start) = self.start.take() {
+                    self.tell_start(start)?;
+                }
             }
             (Phase::Starting, ToHost::Ready { timeline, .. }) if self.adopted => {
                 self.timeline.extend(timeline);

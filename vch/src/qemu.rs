@@ -16,6 +16,7 @@ use crate::accel::Accel;
 use crate::boot::Boot;
 use crate::network;
 use crate::options::RunOptions;
+use crate::options::spec_from::SpecFrom;
 use crate::size::MIB;
 use crate::transport::Device;
 use machine::{Places, Wanted};
@@ -48,6 +49,8 @@ pub struct Descriptors {
     pub cd: Option<RawFd>,
     /// The network interfaces; the descriptors that they name are among those held.
     pub nics: Vec<network::Device>,
+    /// The machine spec, where the guest does not get it over the channel: [`RunOptions::spec`] says how.
+    pub spec: Option<RawFd>,
 }
 
 impl Descriptors {
@@ -62,18 +65,22 @@ impl Descriptors {
             .chain(volumes)
             .chain(self.shares.iter().map(|(line, _)| *line))
             .chain(self.cd)
+            .chain(self.spec)
             .chain(self.held.iter().copied())
             .collect()
     }
 
     /// What the machine must have room for.
-    fn wanted(&self) -> Wanted {
+    fn wanted(&self, options: &RunOptions) -> Wanted {
+        let spec_from = options.spec.spec_from;
         Wanted {
             layers: self.layers.len(),
-            volumes: self.volumes.len(),
+            volumes: self.volumes.len() + usize::from(self.spec.is_some() && spec_from == SpecFrom::Disk),
             shares: self.shares.len(),
             nics: self.nics.len(),
             channel: self.channel.is_virtio(),
+            fw_cfg: self.spec.is_some() && spec_from == SpecFrom::FwCfg,
+            memory: options.memory,
         }
     }
 
@@ -137,7 +144,7 @@ pub fn arguments(
     add(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-rtc", "base=utc"]);
     // A guest that breaks out of its devices finds a process that can start nothing and become nobody.
     add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
-    let machine = machine::choose(options.machine, boot, accel, &descriptors.wanted())?;
+    let machine = machine::choose(options.machine, boot, accel, &descriptors.wanted(options))?;
     let (mut places, value) = (Places::of(machine), machine.value(boot));
     let memory = options.memory.div_ceil(MIB);
     if descriptors.channel.shares_memory() || !descriptors.shares.is_empty() {
@@ -163,13 +170,22 @@ pub fn arguments(
     let channel = descriptors.channel.arguments(server, &mut places);
     add(&channel.iter().map(String::as_str).collect::<Vec<_>>());
     disks(descriptors, &mut places, &mut add);
+    if let (Some(descriptor), SpecFrom::Disk) = (descriptors.spec, options.spec.spec_from) {
+        file("spec", descriptor, true, Kept::No, &mut add);
+        add(&places.disk("spec").iter().map(String::as_str).collect::<Vec<_>>());
+    }
     shares(descriptors, &mut places, &mut add);
     nics(&descriptors.nics, &mut places, &mut add);
     if let Some(firmware) = machine.firmware(boot) {
         arguments.extend(["-bios".into(), firmware.into()]);
     }
     let counted = options.qemu_arg.iter().any(|argument| argument == "-icount");
-    start(boot, descriptors, &machine.parameters(accel, options.vcpus(), counted), &mut arguments);
+    let words = machine.parameters(accel, options.vcpus(), counted);
+    if let (Some(descriptor), SpecFrom::FwCfg) = (descriptors.spec, options.spec.spec_from) {
+        let file = format!("name=opt/org.containervm/spec,file=/proc/self/fd/{descriptor}");
+        arguments.extend(["-fw_cfg".into(), file.into()]);
+    }
+    start(boot, descriptors, &words, &mut arguments);
     arguments.extend(options.qemu_arg.iter().map(OsString::from));
     Ok(arguments)
 }
@@ -291,6 +307,7 @@ mod tests {
             shares: vec![],
             cd,
             nics: vec![network::Device { backend: "user".into(), mac: Mac([2; 6]) }; 2],
+            spec: None,
         })
     }
 

@@ -42,6 +42,7 @@ use crate::image::{self, Prepared};
 use crate::layers::OpenLayer;
 use crate::log::{Limits, Offsets, Writer};
 use crate::options::RunOptions;
+use crate::options::spec_from::SpecFrom;
 use crate::restart::{Policy, Restarts};
 use crate::timeline::Clock;
 use crate::vm::{Home, Vm};
@@ -210,6 +211,7 @@ fn start(
     record.ports = network.ports().to_vec();
     record.volumes = volumes.names();
     record.transport = options.transport()?;
+    record.spec_from = options.spec.spec_from;
     record.restart = options.restart;
     record.health = Check::of(health.as_ref(), &options.health)?;
     let container = containers.create(record)?;
@@ -283,6 +285,9 @@ fn in_a_vm(
     };
     let mut relay = Relay::new(plan, wires, &kept.container, clients, &mut kept.log, clock)?;
     relay.bound = life == Life::Bound;
+    if kept.container.record.spec_from != SpecFrom::Channel {
+        relay.talk.is_told_otherwise();
+    }
     relay.run().map_err(|error| match shares.iter_mut().find_map(share::Running::trouble) {
         Some(trouble) => error.context(trouble),
         None => explain(error, &mut vm),

@@ -15,6 +15,7 @@ mod figures;
 mod image;
 mod layers;
 mod measure;
+mod peers;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
