@@ -360,8 +360,19 @@ fn start_in(
     let machine = vch::spec::compose(&config, options, ID, disks, None, |_| Ok(None))?;
     let network = vch::network::Host::open(&options.network, ID, &[], &store())?;
     let home = container.map(|container| Home { container, outlives: false });
-    let (vm, wires) =
-        vch::vm::Vm::start("tests", home, options, accel, &boot, &scratch, &layers, &[], &[], &network)?;
+    let (vm, wires) = vch::vm::Vm::start(
+        "tests",
+        home,
+        options,
+        accel,
+        &boot,
+        &scratch,
+        &layers,
+        &[],
+        &[],
+        &network,
+        None,
+    )?;
     Ok(Running { vm, wires, machine, layers })
 }
 
@@ -405,6 +416,7 @@ pub fn machine(
         stdin: false,
         debug: false,
         boot_timeout: Duration::from_secs(180),
+        restore: None,
     };
     let container = container(&store(), options)?;
     let outcome = vch::run_in(plan, wires, container, &stdio, options);

@@ -45,6 +45,7 @@ mod scheduling;
 mod seccomp;
 mod statistics;
 mod stdio;
+mod template;
 mod timeline;
 mod uevents;
 #[cfg(all(target_env = "musl", panic = "abort"))]
@@ -86,10 +87,17 @@ fn boot_and_connect(timeline: &mut Timeline) -> Result<Channel, Failure> {
     let events = uevents::Uevents::open()?;
     modules::load_always()?;
     timeline.step("modules");
+    boot::bring_loopback_up()?;
+    let restored = template::is_wanted()?;
+    if restored {
+        template::prepare()?;
+        timeline.step("template");
+    }
     let mut channel = Channel::open(&events)?;
     channel.send(&ToHost::Ready {
         tether: env!("CARGO_PKG_VERSION").into(),
         timeline: timeline.take("channel"),
+        restored,
     })?;
     Ok(channel)
 }
@@ -98,6 +106,13 @@ fn boot_and_connect(timeline: &mut Timeline) -> Result<Channel, Failure> {
 fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> {
     let Start { mut machine, time, seed, stdin } = receive_start(channel)?;
     timeline.step("spec");
+    // Before anything is drawn, or told the time: of a copied machine, each copy had the same of both until now.
+    entropy::mix_in(&seed)?;
+    timeline::set_clock(time)?;
+    if template::is_wanted()? {
+        template::take_devices(&machine)?;
+        timeline.step("devices");
+    }
     if verity::is_wanted(&machine.disks.layers) {
         modules::load_verity()?;
         timeline.step("verity modules");
@@ -110,9 +125,6 @@ fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> 
         network::load_modules(&machine)?;
         timeline.step("network modules");
     }
-    timeline::set_clock(time)?;
-    entropy::mix_in(&seed)?;
-    boot::bring_loopback_up()?;
     let mut network = Network::begin(&machine)?;
     timeline.step("network");
     devices::add_the_machines(&mut machine)?;

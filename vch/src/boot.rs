@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::accel::Accel;
 use crate::options::{self, Firmware, Kernel, Machine, RunOptions};
+use crate::template;
 
 /// The kernel's parameters, one line, the same from a CD: silence on the slow console, a panic ends the VM.
 const PARAMETERS: &str = include_str!("../../iso/cmdline");
@@ -101,6 +102,9 @@ fn parameters(options: &RunOptions, accel: Accel) -> String {
     }
     let channel = options.channel.channel.parameter();
     words.push(&channel);
+    if options.template.from_template.is_some() {
+        words.push(template::PARAMETER);
+    }
     if options.debug {
         words.retain(|word| *word != "quiet");
         words.push("loglevel=7");

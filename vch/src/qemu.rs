@@ -15,6 +15,7 @@ use crate::boot::Boot;
 use crate::network;
 use crate::options::{Machine, RunOptions};
 use crate::size::MIB;
+use crate::template::thaw::Frozen;
 use crate::transport::Device;
 
 /// PCI slots that are free on both machine types, and functions in each.
@@ -43,8 +44,8 @@ pub struct Descriptors {
     pub console: RawFd,
     /// QMP's socket.
     pub monitor: RawFd,
-    /// The scratch disk.
-    pub scratch: RawFd,
+    /// The scratch disk; a template has none.
+    pub scratch: Option<RawFd>,
     /// The layer disks.
     pub layers: Vec<Disk>,
     /// The volumes' disks, and whether each is only read.
@@ -55,16 +56,19 @@ pub struct Descriptors {
     pub cd: Option<RawFd>,
     /// The network interfaces; the descriptors that they name are among those held.
     pub nics: Vec<network::Device>,
+    /// What it has in common with others, if it is a template, or a copy of one.
+    pub frozen: Option<Frozen>,
 }
 
 impl Descriptors {
     /// All of them.
     pub fn all(&self) -> Vec<RawFd> {
-        let fixed = [self.channel.descriptor(), self.console, self.monitor, self.scratch];
+        let fixed = [self.channel.descriptor(), self.console, self.monitor];
         let layers = self.layers.iter().flat_map(Disk::all);
         let volumes = self.volumes.iter().map(|(disk, _)| *disk);
         fixed
             .into_iter()
+            .chain(self.scratch)
             .chain(layers)
             .chain(volumes)
             .chain(self.shares.iter().map(|(line, _)| *line))
@@ -135,7 +139,10 @@ pub fn arguments(
     add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
     let machine = machine(options.machine, boot);
     let memory = options.memory.div_ceil(MIB);
-    if descriptors.channel.shares_memory() || !descriptors.shares.is_empty() {
+    if let Some(frozen) = &descriptors.frozen {
+        frozen.arguments(memory, &mut add);
+        add(&["-machine", &format!("{machine},memory-backend=memory")]);
+    } else if descriptors.channel.shares_memory() || !descriptors.shares.is_empty() {
         add(&["-object", &format!("memory-backend-memfd,id=memory,size={memory}M,share=on")]);
         add(&["-machine", &format!("{machine},memory-backend=memory")]);
     } else {
@@ -177,6 +184,7 @@ fn machine(machine: Machine, boot: &Boot) -> &'static str {
 fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<usize> {
     let Descriptors { layers, volumes, .. } = descriptors;
     let count = layers.len() + volumes.len() + 1;
+    let count = descriptors.frozen.map_or(count, |frozen| count.max(frozen.disks));
     if count > MOST_DISKS {
         bail!(
             "the image has {} layers and the container {} volumes, but the VM has room for {} disks at most",
@@ -195,7 +203,10 @@ fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<usi
             (Some(Disk::Raw(descriptor)), _) => file(&node, *descriptor, true, Kept::No, add),
             (Some(Disk::Vmdk(descriptor, parts)), _) => vmdk(&node, *descriptor, parts, add),
             (_, Some((descriptor, read_only))) => file(&node, *descriptor, *read_only, Kept::Yes, add),
-            _ => file(&node, descriptors.scratch, false, Kept::No, add),
+            _ => match descriptors.scratch.filter(|_| i == 0) {
+                Some(scratch) => file(&node, scratch, false, Kept::No, add),
+                None => blank(&node, add),
+            },
         }
         // "stop": a host that cannot read or write is not the guest's business; we hear of it by QMP and end the VM.
         let device = format!(
@@ -224,8 +235,12 @@ fn shares(descriptors: &Descriptors, devices: usize, add: &mut impl FnMut(&[&str
 fn nics(nics: &[network::Device], add: &mut impl FnMut(&[&str])) {
     for (number, network::Device { backend, mac }) in nics.iter().enumerate() {
         let place = address(NICS + number);
-        add(&["-netdev", &format!("{backend},id=net{number}")]);
-        add(&["-device", &format!("virtio-net-pci,netdev=net{number},mac={mac},romfile=,{place}")]);
+        let mut connected = String::new();
+        if !backend.is_empty() {
+            add(&["-netdev", &format!("{backend},id=net{number}")]);
+            connected = format!("netdev=net{number},");
+        }
+        add(&["-device", &format!("virtio-net-pci,{connected}mac={mac},romfile=,{place}")]);
     }
 }
 
@@ -244,6 +259,12 @@ fn file(node: &str, descriptor: RawFd, read_only: bool, kept: Kept, add: &mut im
         "driver": "file", "node-name": node, "filename": path(descriptor),
         "read-only": read_only, "discard": "unmap", "cache": {"no-flush": kept == Kept::No},
     });
+    add(&["-blockdev", &node.to_string()]);
+}
+
+/// Makes the block node `node` of nothing: it reads as zeros.
+fn blank(node: &str, add: &mut impl FnMut(&[&str])) {
+    let node = json!({"driver": "null-co", "node-name": node, "read-zeroes": true});
     add(&["-blockdev", &node.to_string()]);
 }
 
@@ -315,7 +336,8 @@ mod tests {
             channel: channel(File::open("/dev/null")?),
             console: 4,
             monitor: 5,
-            scratch: 6,
+            scratch: Some(6),
+            frozen: None,
             layers,
             volumes: vec![],
             shares: vec![],

@@ -47,6 +47,9 @@ pub struct Record {
     /// When it is started again.
     #[serde(default)]
     pub restart: Policy,
+    /// The ID of the template that its VMs are copies of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
 }
 
 impl Record {
@@ -68,6 +71,7 @@ impl Record {
             transport: Transport::default(),
             health: None,
             restart: Policy::No,
+            template: None,
         }
     }
 }
