@@ -37,6 +37,7 @@ mod reconnect;
 mod signals;
 mod stdio;
 mod streams;
+mod templates;
 mod terminal;
 mod transports;
 mod verity;
@@ -67,6 +68,7 @@ fn main() {
         signals::tests(),
         stdio::tests(),
         streams::tests(),
+        templates::tests(),
         terminal::tests(),
         transports::tests(),
         verity::tests(),
