@@ -10,10 +10,15 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use anyhow::Context;
+
 use crate::kernel::Module;
 
 /// What two digits count.
 const MODULES_MAX: usize = 99;
+/// Before an entry's 13 numbers of eight hexadecimal digits.
+const MAGIC: &[u8] = b"070701";
+const HEADER: usize = 6 + 13 * 8;
 
 /// An initramfs being put together. Paths are relative to its root (`dev/console`, without a slash in front).
 #[derive(Debug, Default)]
@@ -80,14 +85,13 @@ fn write_entry(to: &mut impl Write, inode: u32, path: &str, entry: &Entry) -> io
     let size = field(entry.bytes.len())?;
     let name_size = field(path.len() + 1)?;
     let (node_major, node_minor) = entry.device;
-    to.write_all(b"070701")?;
+    to.write_all(MAGIC)?;
     for number in [
         inode, entry.mode, uid, gid, links, mtime, size, major, minor, node_major, node_minor, name_size,
         check,
     ] {
         write!(to, "{number:08x}")?;
     }
-    const HEADER: usize = 6 + 13 * 8;
     to.write_all(path.as_bytes())?;
     to.write_all(b"\0")?;
     pad(to, HEADER + path.len() + 1)?;
@@ -123,6 +127,25 @@ pub fn tether(tether: &[u8], modules: &Modules) -> anyhow::Result<Vec<u8>> {
     for mount_point in ["dev", "proc", "sys", "run"] {
         archive.dir(mount_point, 0o755);
     }
+    add_modules(&mut archive, modules)?;
+    let mut bytes = Vec::new();
+    archive.finish(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Further modules alone: an archive that may follow that of [`tether()`] in one file. Its length is a multiple of 4, as that one's is.
+///
+/// # Errors
+/// There are too many.
+pub fn more(modules: &Modules) -> anyhow::Result<Vec<u8>> {
+    let mut archive = Initramfs::new();
+    add_modules(&mut archive, modules)?;
+    let mut bytes = Vec::new();
+    archive.finish(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn add_modules<'a>(archive: &mut Initramfs<'a>, modules: &'a Modules) -> anyhow::Result<()> {
     let wanted = modules.wanted.iter().map(|(folder, modules)| (format!("modules/{folder}"), modules));
     for (folder, modules) in [("modules".to_owned(), &modules.always)].into_iter().chain(wanted) {
         anyhow::ensure!(
@@ -134,9 +157,43 @@ pub fn tether(tether: &[u8], modules: &Modules) -> anyhow::Result<Vec<u8>> {
             archive.file(&format!("{folder}/{number:02}-{}.ko", module.name), 0o644, &module.bytes);
         }
     }
-    let mut bytes = Vec::new();
-    archive.finish(&mut bytes)?;
-    Ok(bytes)
+    Ok(())
+}
+
+/// The regular files of an archive that [`Initramfs::finish`] wrote, with what is in them.
+///
+/// # Errors
+/// It is no such archive.
+pub fn files(mut archive: &[u8]) -> anyhow::Result<Vec<(String, &[u8])>> {
+    let mut files = vec![];
+    loop {
+        let header = archive.get(..HEADER).context("the archive is cut short")?;
+        anyhow::ensure!(header.starts_with(MAGIC), "it is no cpio archive of the form newc");
+        let number = |index: usize| -> anyhow::Result<usize> {
+            let digits = str::from_utf8(&header[MAGIC.len() + index * 8..][..8]).unwrap_or_default();
+            usize::from_str_radix(digits, 16).context("a number in the archive")
+        };
+        let (mode, size, name_size) = (number(1)?, number(6)?, number(11)?);
+        // Eight digits: no sum overflows.
+        let begin = (HEADER + name_size).next_multiple_of(4);
+        let end = (begin + size).next_multiple_of(4);
+        anyhow::ensure!(name_size > 0 && end <= archive.len(), "the archive is cut short");
+        let name = String::from_utf8_lossy(&archive[HEADER..HEADER + name_size - 1]).into_owned();
+        if name == "TRAILER!!!" {
+            // Another archive may come behind it, after zeros.
+            let rest = &archive[end..];
+            let more = rest.iter().position(|byte| *byte != 0);
+            match more {
+                None => return Ok(files),
+                Some(begin) => archive = &rest[begin..],
+            }
+            continue;
+        }
+        if u32::try_from(mode).is_ok_and(|mode| mode & libc::S_IFMT == libc::S_IFREG) {
+            files.push((name, &archive[begin..begin + size]));
+        }
+        archive = &archive[end..];
+    }
 }
 
 #[cfg(test)]
@@ -214,5 +271,28 @@ mod tests {
         assert!(with(99, 99).is_ok());
         assert!(with(100, 0).is_err());
         assert!(with(0, 100).is_err());
+    }
+
+    #[test]
+    fn files_are_read_back() {
+        let modules = Modules {
+            always: vec![Module { name: "erofs".into(), bytes: b"odd".to_vec() }],
+            ..Modules::default()
+        };
+        let archive = tether(b"#!tether", &modules).unwrap();
+        let twice = files(&[&archive[..], &[0; 8], &archive].concat()).unwrap().len();
+        assert_eq!(twice, 4);
+        let found = files(&archive).unwrap();
+        let expected: [(String, &[u8]); 2] =
+            [("init".into(), b"#!tether"), ("modules/01-erofs.ko".into(), b"odd")];
+        assert_eq!(found, expected);
+        for length in 0..archive.len() {
+            assert!(files(&archive[..length]).is_err(), "cut to {length} bytes");
+        }
+        for bit in 0..archive.len() * 8 {
+            let mut flipped = archive.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let _ = files(&flipped); // names and contents may be anything
+        }
     }
 }

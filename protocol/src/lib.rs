@@ -43,7 +43,7 @@ pub use frame::Stream;
 pub use line::State;
 pub use link::{CHECKED_HIGH_WATER, Event, GuestLink, HIGH_WATER, HostLink, Link};
 pub use machine::{
-    Disks, GuestDevice, Layer, MachineSpec, RootHash, SPEC_VERSION, Seccomp, Share, Verity, Volume,
+    Disks, GuestDevice, Layer, MachineSpec, Nfs, RootHash, SPEC_VERSION, Seccomp, Share, Verity, Volume,
 };
 pub use message::{Exec, ExitStatus, Failure, Report, Seed, Stage, Start, Stats, Step, ToGuest, ToHost};
 pub use patience::Patience;

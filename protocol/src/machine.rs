@@ -3,6 +3,7 @@
 use crate::network::Network;
 use crate::oci;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use uuid::Uuid;
 
 /// The version of [`MachineSpec`] that this crate reads and writes.
@@ -49,6 +50,9 @@ pub struct MachineSpec {
     /// Folders and files of the host's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shares: Vec<Share>,
+    /// Folders of NFS servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nfs: Vec<Nfs>,
 }
 
 impl MachineSpec {
@@ -66,6 +70,7 @@ impl MachineSpec {
             network: Network::default(),
             volumes: Vec::new(),
             shares: Vec::new(),
+            nfs: Vec::new(),
         }
     }
 }
@@ -149,6 +154,28 @@ pub struct Share {
     /// Whether it is a file.
     #[serde(default)]
     pub file: bool,
+}
+
+/// A folder that an NFS server exports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Nfs {
+    /// For people.
+    pub name: String,
+    /// The server's address, as the guest reaches it.
+    pub server: IpAddr,
+    /// The folder, absolute on the server.
+    pub path: String,
+    /// Versions of the protocol to be tried, in this order: `4.2`, `4.1`, `4.0`, `3`.
+    pub versions: Vec<String>,
+    /// Further options, nfs(5) and mount(8).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+    /// Where, absolute in the container; made if missing.
+    pub destination: String,
+    /// Whether the container may not write to it.
+    #[serde(default)]
+    pub readonly: bool,
 }
 
 /// A disk's hash tree for dm-verity (Linux, `Documentation/admin-guide/device-mapper/verity.rst`, whose names these are):

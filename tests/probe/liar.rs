@@ -28,8 +28,9 @@ fn tell() -> Result<()> {
     for (kind, target) in [("devtmpfs", "/dev"), ("sysfs", "/sys")] {
         mount(Some(kind), target, Some(kind), MsFlags::empty(), None::<&str>)?;
     }
-    let mut modules: Vec<PathBuf> =
-        fs::read_dir("/modules")?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    // Our own kernel has none.
+    let entries = fs::read_dir("/modules").into_iter().flatten();
+    let mut modules: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     modules.retain(|path| path.extension().is_some_and(|extension| extension == "ko"));
     modules.sort();
     for module in modules {

@@ -124,7 +124,7 @@ pub fn can(channel: Channel) -> Result<()> {
 
 /// Options with this transport. vsock is by the helper, which all machines have that run the tests.
 pub fn on(over: Channel, mut options: RunOptions) -> RunOptions {
-    options.channel = ChannelOptions { channel: over, vhost: Some(Vhost::Helper) };
+    options.channel = ChannelOptions { channel: Some(over), vhost: Some(Vhost::Helper) };
     options
 }
 
@@ -178,6 +178,12 @@ pub fn kernel_words() -> [OsString; 4] {
     ["--kernel".into(), kernel.into(), "--initrd".into(), initrd.into()]
 }
 
+/// The CD with the same kernel.
+fn iso() -> PathBuf {
+    let own = bootstrap().join("own/bootstrap.iso");
+    if own.exists() { own } else { bootstrap().join("bootstrap.iso") }
+}
+
 /// The `vch` that a user would run.
 pub fn vch() -> PathBuf {
     std::env::var_os("CONTAINERVM_VCH").map_or_else(|| workspace().join("target/release/vch"), PathBuf::from)
@@ -217,7 +223,7 @@ pub fn options(image: &str, command: &[&str]) -> RunOptions {
     options.command = command.iter().map(ToString::to_string).collect();
     let (kernel, initrd) = kernel();
     (options.kernel, options.initrd) = (Some(Kernel::File(kernel)), Some(initrd));
-    options.iso = Some(bootstrap().join("bootstrap.iso"));
+    options.iso = Some(iso());
     options.store = Some(store());
     options.template.from_template = from_template().then_some(Choice::Auto);
     options
@@ -395,7 +401,7 @@ fn start_in(
     options.template.from_template = None;
     let options = &options;
     let accel = vch::accel::choose(options.accel)?;
-    let boot = vch::boot::Boot::find(options, accel)?;
+    let boot = vch::boot::Boot::find(options)?;
     let scratch_uuid = protocol::Uuid::from_bytes(vch::random::bytes()?);
     std::fs::create_dir_all(store())?;
     let scratch =
@@ -442,7 +448,7 @@ pub fn start_shell_in(container: &Container, options: &RunOptions) -> Result<Run
 /// The folder of a container in this store, for a VM with these options.
 pub fn container(store: &Path, options: &RunOptions) -> Result<Container> {
     let record = Record::new(vch::random::id()?, vch::name::invent()?);
-    let record = Record { remove: true, transport: options.channel.transport()?, ..record };
+    let record = Record { remove: true, transport: options.transport()?, ..record };
     vch::containers::Containers::of(store).create(record)
 }
 

@@ -11,7 +11,7 @@ pub fn tests() -> Vec<Test> {
 
 fn boots_by(firmware: Firmware) -> Result<String> {
     let mut options = shell("echo from a CD; cat /proc/cmdline; exit 3");
-    (options.boot, options.firmware) = (Boot::Iso, firmware);
+    (options.boot, options.firmware) = (Some(Boot::Iso), firmware);
     (options.kernel, options.initrd) = (None, None);
     let ran = run(&options)?;
     ensure!(ran.code() == 3, "{ran:?}");

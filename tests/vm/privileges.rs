@@ -35,7 +35,7 @@ const FACTS: &str = r#"
     echo "unshare=$(why unshare -U true)"
     mknod /a-disk b $(cat /sys/block/vda/dev | tr : ' ')
     echo "disk=$(why dd if=/a-disk of=/dev/null bs=512 count=1)"
-    echo "sys=$(why sh -c 'echo 1 > /sys/kernel/mm/ksm/run')"
+    echo "sys=$(why sh -c 'echo never > /sys/kernel/mm/transparent_hugepage/enabled')"
     echo "kcore=$(head -c 1 /proc/kcore 2>/dev/null | wc -c)"
     echo "cgroup=$(why mkdir /sys/fs/cgroup/mine)"
 "#;

@@ -127,14 +127,15 @@ fn what_a_container_has() -> Result<()> {
 fn other_machines() -> Result<()> {
     let script = "nproc; ls /sys/class/net | grep -c eth; cat /sys/class/net/eth*/address | sort -u | wc -l";
     let mut pc = copy(script);
-    pc.machine = vch::options::Machine::Pc;
+    pc.machine = Some(vch::options::Machine::Pc);
     pc.cpus = 2.0;
     pc.network.network = ["user", "socket=templates,ip=10.9.0.2/24"]
         .iter()
         .map(|text| vch::network::mode::Choice::parse(text))
         .collect::<Result<_>>()?;
     let mut serial = copy(script);
-    serial.channel.channel = Channel::Serial;
+    serial.channel.channel = Some(Channel::Serial);
+    serial.machine = Some(vch::options::Machine::Q35);
     serial.network.network = vec![vch::network::mode::Choice::None];
     for (options, out) in [(pc, "2\n2\n2\n"), (serial, "1\n0\n0\n")] {
         let ran = run(&options)?;

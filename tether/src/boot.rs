@@ -21,7 +21,7 @@ pub const INITRAMFS: &str = "/initramfs";
 pub fn leave_the_initramfs() -> Result<(), Failure> {
     make_mount("tmpfs", "/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=755"))?;
     for folder in
-        ["dev", "proc", "sys", "initramfs", "layers", "scratch", "root", "empty", "volumes", "shares"]
+        ["dev", "proc", "sys", "initramfs", "layers", "scratch", "root", "empty", "volumes", "shares", "nfs"]
     {
         let path = format!("/run/{folder}");
         fs::create_dir(&path).at(Boot, || format!("making {path}"))?;

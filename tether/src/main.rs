@@ -17,6 +17,7 @@
 
 mod attributes;
 mod boot;
+mod bounded;
 mod capabilities;
 mod cgroup;
 mod channel;
@@ -62,6 +63,7 @@ use relay::Relay;
 use timeline::Timeline;
 use verity::Verity;
 use volumes::Volumes;
+use volumes::nfs::Exports;
 
 fn main() {
     power::off_on_panic();
@@ -121,6 +123,10 @@ fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> 
         modules::load_virtiofs()?;
         timeline.step("virtiofs modules");
     }
+    if !machine.nfs.is_empty() {
+        modules::load_nfs()?;
+        timeline.step("NFS modules");
+    }
     if !machine.network.nics.is_empty() {
         network::load_modules(&machine)?;
         timeline.step("network modules");
@@ -155,14 +161,17 @@ fn run(
     timeline.step("root");
     let volumes = Volumes::mount(machine, &disks.volumes)?;
     let cgroup = cgroup::Cgroup::create(&machine.config.linux)?;
-    let outcome = network.finish(machine).and_then(|()| process::watch_for_deaths()).and_then(|deaths| {
+    let mut exports = Exports::default();
+    let outcome = network.finish(machine).and_then(|()| {
+        exports.mount(machine)?;
+        let deaths = process::watch_for_deaths()?;
         let process = process::start(machine, stdin, &cgroup)?;
         let relay = Relay::new(channel, machine, &cgroup, verity, timeline, deaths, process)?;
-        relay.with_network(network).run()
+        relay.with_network(network).with_exports(&exports).run()
     });
     // However it went: a disk is unmounted only when the last process that sees it is gone.
-    let ended = process::end_all(cgroup);
-    let unmounted = volumes.unmount();
+    let ended = process::end_all(cgroup, &exports);
+    let unmounted = exports.unmount().and(volumes.unmount());
     let cleaned = ended.and_then(|()| root.disassemble());
     outcome.and(unmounted).and(cleaned)
 }

@@ -2,6 +2,7 @@
 
 use crate::cgroup::Cgroup;
 use crate::failure::{Context, Failure};
+use crate::volumes::nfs::{Exports, Silence};
 use crate::{check, namespaces, power, sandbox, stdio};
 use nix::errno::Errno;
 use nix::libc;
@@ -18,6 +19,7 @@ use protocol::{Exec, ExitStatus, MachineSpec, Seccomp, Stage, oci};
 use std::cell::Cell;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 /// The longest report, in bytes: JSON makes at most six of a character, of which a message has 2000, and there is more in
 /// a report than the message.
@@ -286,11 +288,24 @@ pub fn reap() -> nix::Result<Reaped> {
     Ok(Reaped::Child(pid, ended))
 }
 
-/// Kills whatever is left in the cgroup, and waits until it is gone.
-pub fn end_all(cgroup: Cgroup) -> Result<(), Failure> {
+/// Kills whatever is left in the cgroup, and waits until it is gone; it may wait for servers of `exports`.
+pub fn end_all(cgroup: Cgroup, exports: &Exports) -> Result<(), Failure> {
     cgroup.kill()?;
-    // SAFETY: waitpid(2) with no place for the status writes nothing.
-    while unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } > 0 || Errno::last() == Errno::EINTR {}
+    if !exports.are_any() {
+        // SAFETY: waitpid(2) with no place for the status writes nothing.
+        while unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } > 0 || Errno::last() == Errno::EINTR {}
+    }
+    let mut silence = Silence::begins();
+    loop {
+        match reap() {
+            Ok(Reaped::Child(..)) | Err(Errno::EINTR) => {}
+            Ok(Reaped::NoneYet) => {
+                silence.look(exports)?;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Ok(Reaped::NoneLeft) | Err(_) => break,
+        }
+    }
     cgroup.remove();
     Ok(())
 }

@@ -1,37 +1,37 @@
 //! What the VM boots: a kernel and an initramfs, or a CD with both.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::accel::Accel;
+use crate::host_tsc;
 use crate::options::{self, Firmware, Kernel, Machine, RunOptions};
 use crate::template;
 
 /// The kernel's parameters, one line, the same from a CD: silence on the slow console, a panic ends the VM.
 const PARAMETERS: &str = include_str!("../../iso/cmdline");
-/// What saves time under TCG with one CPU: 0.2 of 1.4 seconds (FINDINGS.md). Under KVM they are wrong.
-const TCG_PARAMETERS: &str = "noreplace-smp no_timer_check nolapic_timer";
-/// A small firmware that goes straight to the kernel; 0.1 s faster than SeaBIOS. In Debian's qemu-system-data.
-const QBOOT: &str = "/usr/share/qemu/qboot.rom";
 /// In Debian's package ovmf.
 const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
 /// Where a package puts the boot files.
 const INSTALLED: &str = "/usr/share/containervm";
+/// The most of a kernel that is looked into, in bytes.
+const MOST_KERNEL: u64 = 256 << 20;
 
 /// What QEMU is to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Boot {
     /// QEMU loads the kernel.
     Direct {
-        /// Firmware in place of QEMU's own.
-        firmware: Option<PathBuf>,
         /// bzImage or PVH vmlinux.
         kernel: PathBuf,
         /// Initramfs.
         initrd: PathBuf,
-        /// The kernel's command line.
+        /// The kernel's command line, without the [machine's own](options::Machine::parameters) words.
         parameters: String,
+        /// Whether the kernel finds virtio devices that its command line tells of: else it has no use for microvm.
+        finds_mmio: bool,
     },
     /// The firmware starts the CD's boot loader.
     Iso {
@@ -47,45 +47,125 @@ impl Boot {
     ///
     /// # Errors
     /// Something is not there; the error says where it was looked for.
-    pub fn find(options: &RunOptions, accel: Accel) -> Result<Self> {
-        match options.boot {
-            options::Boot::Direct => {
-                let (kernel, initrd) = kernel(options)?;
-                let qboot = options.machine == Machine::Q35 && Path::new(QBOOT).exists();
-                Ok(Self::Direct {
-                    firmware: qboot.then(|| QBOOT.into()),
-                    kernel,
-                    initrd,
-                    parameters: parameters(options, accel),
-                })
-            }
-            options::Boot::Iso => Ok(Self::Iso {
+    pub fn find(options: &RunOptions) -> Result<Self> {
+        host_tsc::begin();
+        let boot = match options.boot() {
+            options::Boot::Direct => Self::direct(options)?,
+            options::Boot::Iso => Self::Iso {
                 firmware: match options.firmware {
                     Firmware::Bios => None,
                     Firmware::Uefi => Some(ovmf()?),
                 },
-                image: file("iso", options.iso.as_ref(), &["bootstrap.iso"], "iso")?,
-            }),
+                image: iso(options)?,
+            },
+        };
+        options.machine.map_or(Ok(()), |machine| machine.boots(&boot))?;
+        Ok(boot)
+    }
+
+    fn direct(options: &RunOptions) -> Result<Self> {
+        if options.firmware == Firmware::Uefi {
+            bail!("--firmware uefi goes with --boot iso: QEMU loads the kernel itself");
         }
+        let (kernel, initrd, origin) = kernel(options)?;
+        let finds_mmio = match origin {
+            Origin::Ours => true,
+            Origin::Debian => false,
+            // To read it all is no work for those whose machine is another.
+            Origin::Unknown => {
+                matches!(options.machine, None | Some(Machine::Microvm)) && finds_mmio(&kernel)?
+            }
+        };
+        Ok(Self::Direct { kernel, initrd, parameters: parameters(options), finds_mmio })
     }
 }
 
+impl Boot {
+    /// The same with the modules of `folder` in its initramfs, which is written into `dir`. Without a file of them, as of a kernel that
+    /// has no modules, and from a CD, which has all, nothing changes.
+    ///
+    /// # Errors
+    /// A file cannot be read or written.
+    pub fn with_modules(mut self, folder: &str, dir: &Path) -> Result<Self> {
+        let Self::Direct { initrd, .. } = &mut self else { return Ok(self) };
+        let mut name = initrd.clone().into_os_string();
+        name.push(format!(".{folder}"));
+        let more = PathBuf::from(name);
+        if more.exists() {
+            let read =
+                |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+            let mut bytes = read(initrd)?;
+            // Where the kernel looks for the next archive (initramfs-buffer-format).
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes.extend(read(&more)?);
+            *initrd = dir.join("initrd");
+            std::fs::write(&*initrd, bytes).with_context(|| format!("cannot write {}", initrd.display()))?;
+        }
+        Ok(self)
+    }
+}
+
+/// Whose a kernel is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// Ours, uncompressed.
+    Ours,
+    Debian,
+    Unknown,
+}
+
 /// The kernel, and the initramfs that has the modules for it.
-fn kernel(options: &RunOptions) -> Result<(PathBuf, PathBuf)> {
+fn kernel(options: &RunOptions) -> Result<(PathBuf, PathBuf, Origin)> {
     const OWN: [&str; 2] = ["own/vmlinux", "own/vmlinuz"];
     const DEBIAN: [&str; 2] = ["vmlinux", "vmlinuz"];
     let initrd = |name, command| file("initrd", options.initrd.as_ref(), &[name], command);
-    let own = || Ok((file("kernel", None, &OWN, "kernel")?, initrd("own/initrd", "kernel")?));
-    let debian = || Ok((file("kernel", None, &DEBIAN, "build")?, initrd("initrd", "build")?));
+    let own = || {
+        let kernel = file("kernel", None, &OWN, "kernel")?;
+        let origin = if kernel.ends_with(OWN[0]) { Origin::Ours } else { Origin::Unknown };
+        Ok((kernel, initrd("own/initrd", "kernel")?, origin))
+    };
+    let debian = || Ok((file("kernel", None, &DEBIAN, "build")?, initrd("initrd", "build")?, Origin::Debian));
     match &options.kernel {
         Some(Kernel::Own) => own(),
         Some(Kernel::Debian) => debian(),
         Some(Kernel::File(path)) => {
-            Ok((file("kernel", Some(path), &[], "build")?, initrd("initrd", "build")?))
+            let kernel = file("kernel", Some(path), &[], "build")?;
+            let origin = if file("kernel", None, &OWN[..1], "kernel").is_ok_and(|own| own == kernel) {
+                Origin::Ours
+            } else {
+                Origin::Unknown
+            };
+            Ok((kernel, initrd("initrd", "build")?, origin))
         }
         None if options.initrd.is_none() => own().or_else(|_| debian()),
         None => debian(),
     }
+}
+
+/// Whether an uncompressed kernel has `CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES`: by the name of the device that such devices hang from
+/// (drivers/virtio/virtio_mmio.c).
+fn finds_mmio(kernel: &Path) -> Result<bool> {
+    let mut image = Vec::new();
+    let file = File::open(kernel).with_context(|| format!("--kernel {}", kernel.display()))?;
+    file.take(MOST_KERNEL)
+        .read_to_end(&mut image)
+        .with_context(|| format!("reading the kernel {}", kernel.display()))?;
+    Ok(image.starts_with(b"\x7fELF") && memchr::memmem::find(&image, b"virtio-mmio-cmdline").is_some())
+}
+
+/// The CD with the kernel that is asked for.
+fn iso(options: &RunOptions) -> Result<PathBuf> {
+    const OWN: &str = "own/bootstrap.iso";
+    const DEBIAN: &str = "bootstrap.iso";
+    let names: &[&str] = match &options.kernel {
+        Some(Kernel::File(path)) => {
+            bail!("--kernel {}: with --boot iso the kernel is on the CD; --iso names another", path.display())
+        }
+        Some(Kernel::Own) => &[OWN],
+        Some(Kernel::Debian) => &[DEBIAN],
+        None => &[OWN, DEBIAN],
+    };
+    file("iso", options.iso.as_ref(), names, "iso")
 }
 
 fn ovmf() -> Result<PathBuf> {
@@ -95,12 +175,9 @@ fn ovmf() -> Result<PathBuf> {
     Ok(OVMF.into())
 }
 
-fn parameters(options: &RunOptions, accel: Accel) -> String {
+fn parameters(options: &RunOptions) -> String {
     let mut words: Vec<_> = PARAMETERS.split_ascii_whitespace().collect();
-    if accel == Accel::Tcg && options.vcpus() == 1 {
-        words.extend(TCG_PARAMETERS.split_ascii_whitespace());
-    }
-    let channel = options.channel.channel.parameter();
+    let channel = options.channel().parameter();
     words.push(&channel);
     if options.template.from_template.is_some() {
         words.push(template::PARAMETER);
@@ -140,24 +217,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_fit_the_accelerator() {
+    fn parameters_say_what_the_options_do() {
         let mut options = RunOptions::new("img");
-        let of = |options: &RunOptions, accel| format!(" {} ", parameters(options, accel));
-        assert!(of(&options, Accel::Tcg).contains(" nolapic_timer "));
-        assert!(!of(&options, Accel::Kvm).contains(" nolapic_timer "));
-        assert!(
-            of(&options, Accel::Kvm).contains(" quiet ") && of(&options, Accel::Kvm).contains(" panic=-1 ")
-        );
-        assert!(of(&options, Accel::Kvm).contains(" containervm.channel=virtio-serial "));
-        options.cpus = 2.0;
+        let of = |options: &RunOptions| format!(" {} ", parameters(options));
+        let usual = of(&options);
+        assert!(usual.contains(" quiet ") && usual.contains(" panic=-1 "));
+        assert!(usual.contains(" containervm.channel=virtio-serial "));
         options.debug = true;
-        options.channel.channel = crate::transport::Channel::Serial;
-        assert!(of(&options, Accel::Tcg).contains(" containervm.channel=serial "));
-        assert!(!of(&options, Accel::Tcg).contains(" noreplace-smp "));
-        assert!(
-            !of(&options, Accel::Tcg).contains(" quiet ")
-                && of(&options, Accel::Tcg).contains(" loglevel=7 ")
-        );
+        options.machine = Some(Machine::Vmware);
+        assert!(of(&options).contains(" containervm.channel=serial "));
+        assert!(!of(&options).contains(" quiet ") && of(&options).contains(" loglevel=7 "));
+        options.channel.channel = Some(crate::transport::Channel::Vsock);
+        assert!(of(&options).contains(" containervm.channel=vsock "));
+    }
+
+    #[test]
+    fn a_kernel_says_by_a_name_in_it_that_it_finds_mmio_devices() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |bytes: &[u8]| {
+            let path = dir.path().join("kernel");
+            std::fs::write(&path, bytes).unwrap();
+            finds_mmio(&path).unwrap()
+        };
+        assert!(of(b"\x7fELF...\0virtio-mmio-cmdline\0..."));
+        assert!(!of(b"\x7fELF...\0virtio-mmio\0..."));
+        assert!(!of(b"MZ...\0virtio-mmio-cmdline\0..."));
+        assert!(finds_mmio(&dir.path().join("none")).is_err());
     }
 
     #[test]

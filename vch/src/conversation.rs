@@ -73,6 +73,8 @@ pub struct Conversation {
     asked: bool,
     /// Its last answer. Taken by the owner.
     pub stats: Option<Stats>,
+    /// What went wrong in the guest after the container's end. Taken by the owner.
+    pub afterwards: Option<Failure>,
     /// The guest's steps so far.
     pub timeline: Vec<Step>,
     /// The largest resident set that tether has had, in KiB.
@@ -145,6 +147,7 @@ impl Conversation {
             victims: Vec::new(),
             asked: false,
             stats: None,
+            afterwards: None,
             timeline: Vec::new(),
             peak_rss: 0,
         }
@@ -252,8 +255,9 @@ impl Conversation {
                 self.phase = Phase::Failed(failure);
             }
             // What goes wrong after the process has ended does not change how it ended.
-            (Phase::Draining(_) | Phase::Stopping(_), ToHost::Failed(_)) if !self.unmounted => {
+            (Phase::Draining(_) | Phase::Stopping(_), ToHost::Failed(failure)) if !self.unmounted => {
                 self.unmounted = true;
+                self.afterwards = Some(failure);
                 self.link.send(&ToGuest::Acknowledged)?;
             }
             (Phase::Stopping(_), ToHost::Stopped { timeline }) if !self.unmounted => {

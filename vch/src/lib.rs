@@ -8,7 +8,7 @@
 //! - [`containers`]: their folders; [`name`]: their names; [`log`]: their output, kept, [`guest_log`]: their consoles'
 //! - [`network`]: interfaces, published ports, and what `/etc/hosts` and its like say
 //! - [`monitor`]: the process that a container has on the host; [`conversation`]: what it says to the guest, in the protocol's order; [`execs`]: what runs beside the container's process
-//! - [`transport`]: what carries the channel; [`qemu`]: the command line; [`vm`]: the process; [`qmp`], [`console`]: what it says
+//! - [`transport`]: what carries the channel; [`qemu`]: the command line, [`qemu::machine`]: the machine types, [`host_tsc`]: a clock for one of them; [`vm`]: the process; [`qmp`], [`console`]: what it says
 //! - [`mod@line`]: between two processes of ours; [`client`]: the user's side of it; [`stdio`], [`terminal`], [`signals`], [`progress`]: the user
 //! - [`template`]: machines that were booted before, and are copied instead of booting
 //! - [`exit`]: the outcome, its exit code and its sentence; [`timeline`]: what happened when
@@ -28,6 +28,7 @@ pub mod execs;
 pub mod exit;
 pub mod guest_log;
 pub mod health;
+pub mod host_tsc;
 pub mod image;
 pub mod layers;
 pub mod line;

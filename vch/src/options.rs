@@ -21,6 +21,7 @@ pub mod channel;
 use crate::accel;
 use crate::restart::Policy;
 use crate::size::{self, MIB};
+use crate::transport::{Channel, Transport};
 
 /// The least memory that a containerVM is given, in bytes: with 64 MiB Debian's kernel panics ("deadlocked on memory"),
 /// with 80 a shell has 20 available.
@@ -128,9 +129,9 @@ pub struct RunOptions {
     #[command(flatten)]
     pub channel: channel::ChannelOptions,
 
-    /// Boot the kernel directly, or from a CD
-    #[arg(long, value_enum, value_name = "HOW", default_value = "direct")]
-    pub boot: Boot,
+    /// Boot the kernel directly, or from a CD; directly by default, but for --machine vmware
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub boot: Option<Boot>,
 
     /// Whether to boot at all.
     #[command(flatten)]
@@ -152,9 +153,9 @@ pub struct RunOptions {
     #[arg(long, value_enum, value_name = "NAME", default_value = "bios")]
     pub firmware: Firmware,
 
-    /// QEMU machine type
-    #[arg(long, value_enum, value_name = "NAME", default_value = "q35")]
-    pub machine: Machine,
+    /// Machine type; microvm by default where it can be, else q35
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub machine: Option<Machine>,
 
     /// Folder for layer disks and scratch disks; $CONTAINERVM_STORE or ~/.local/share/containervm by default
     #[arg(long, value_name = "DIR")]
@@ -263,13 +264,17 @@ pub enum Firmware {
     Uefi,
 }
 
-/// QEMU's machine types that we know.
+/// The machine types that we know: see [`crate::qemu::machine`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Machine {
+    /// The least that there is: no PCI, no ACPI. Needs our own kernel; boots fastest.
+    Microvm,
     /// ICH9: PCI Express.
     Q35,
     /// PIIX3: PCI.
     Pc,
+    /// As ESXi has it: PVSCSI disks, VMXNET3 interfaces, a serial port, a CD to boot from.
+    Vmware,
 }
 
 impl RunOptions {
@@ -280,6 +285,27 @@ impl RunOptions {
             // The defaults are ours: that they parse is a property of this file, which a test checks.
             Err(error) => unreachable!("{error}"),
         }
+    }
+
+    /// How it boots.
+    pub fn boot(&self) -> Boot {
+        let usual = if self.machine == Some(Machine::Vmware) { Boot::Iso } else { Boot::Direct };
+        self.boot.unwrap_or(usual)
+    }
+
+    /// How the guest is spoken to.
+    pub fn channel(&self) -> Channel {
+        let usual =
+            if self.machine == Some(Machine::Vmware) { Channel::Serial } else { Channel::VirtioSerial };
+        self.channel.channel.unwrap_or(usual)
+    }
+
+    /// The same, as this host can have it.
+    ///
+    /// # Errors
+    /// It has nothing for vsock.
+    pub fn transport(&self) -> Result<Transport> {
+        self.channel.transport(self.channel())
     }
 
     /// The VM's CPUs.

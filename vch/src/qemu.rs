@@ -3,6 +3,8 @@
 //! Everything is handed over as an open descriptor: disks by `-add-fd`, lines by `-chardev socket,fd=`. There are no
 //! paths to guess, no ports, and no files to leave behind.
 
+pub mod machine;
+
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 
@@ -13,20 +15,11 @@ use serde_json::json;
 use crate::accel::Accel;
 use crate::boot::Boot;
 use crate::network;
-use crate::options::{Machine, RunOptions};
+use crate::options::RunOptions;
 use crate::size::MIB;
 use crate::template::thaw::Frozen;
 use crate::transport::Device;
-
-/// PCI slots that are free on both machine types, and functions in each.
-const SLOTS: usize = 29;
-const FUNCTIONS: usize = 8;
-/// The first of them: on pc, slot 1 is the chipset's.
-const FIRST_SLOT: usize = 2;
-/// The most disks: each is a function, one is the channel's, and the last slot is the network interfaces'.
-pub const MOST_DISKS: usize = NICS - 1;
-/// The number of the first network interface, as a device of ours.
-const NICS: usize = (SLOTS - 1) * FUNCTIONS;
+use machine::{Places, Wanted};
 
 /// Descriptors that QEMU needs for itself.
 const SPARE: u64 = 256;
@@ -77,6 +70,21 @@ impl Descriptors {
             .collect()
     }
 
+    /// What the machine must have room for.
+    fn wanted(&self) -> Wanted {
+        let (layers, volumes) = (self.layers.len(), self.volumes.len());
+        Wanted {
+            layers,
+            // Or what takes their places.
+            volumes: self
+                .frozen
+                .map_or(volumes, |frozen| volumes.max(frozen.disks.saturating_sub(1 + layers))),
+            shares: self.shares.len(),
+            nics: self.nics.len(),
+            channel: self.channel.is_virtio(),
+        }
+    }
+
     /// Lets QEMU have as many descriptors as it needs, where the limit can be raised: for each it gets, it opens two more.
     ///
     /// # Errors
@@ -123,7 +131,7 @@ pub fn path(descriptor: RawFd) -> String {
 /// The arguments for a VM named `name`.
 ///
 /// # Errors
-/// There are more disks than fit.
+/// The machine type cannot be booted so, or there is more than fits.
 pub fn arguments(
     name: &str,
     options: &RunOptions,
@@ -137,65 +145,52 @@ pub fn arguments(
     add(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-rtc", "base=utc"]);
     // A guest that breaks out of its devices finds a process that can start nothing and become nobody.
     add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
-    let machine = machine(options.machine, boot);
+    let machine = machine::choose(options.machine, boot, accel, &descriptors.wanted())?;
+    let (mut places, value) = (Places::of(machine), machine.value(boot));
     let memory = options.memory.div_ceil(MIB);
     if let Some(frozen) = &descriptors.frozen {
         frozen.arguments(memory, &mut add);
-        add(&["-machine", &format!("{machine},memory-backend=memory")]);
+        add(&["-machine", &format!("{value},memory-backend=memory")]);
     } else if descriptors.channel.shares_memory() || !descriptors.shares.is_empty() {
         add(&["-object", &format!("memory-backend-memfd,id=memory,size={memory}M,share=on")]);
-        add(&["-machine", &format!("{machine},memory-backend=memory")]);
+        add(&["-machine", &format!("{value},memory-backend=memory")]);
     } else {
-        add(&["-machine", machine]);
+        add(&["-machine", value]);
     }
+    add(machine.globals());
     // max: images built for x86-64-v3 run under TCG, too. Without ERMS and FSRM the kernel copies by words, where
     // TCG would step through `rep movsb` byte by byte: 12 % of a boot's instructions (measured).
-    let (accel, cpu) = match accel {
+    let (accelerator, cpu) = match accel {
         Accel::Kvm => ("kvm", "host"),
         Accel::Tcg => ("tcg", "max,erms=off,fsrm=off"),
     };
-    add(&["-accel", accel, "-cpu", cpu, "-smp", &options.vcpus().to_string()]);
+    add(&["-accel", accelerator, "-cpu", cpu, "-smp", &options.vcpus().to_string()]);
     add(&["-m", &format!("{memory}M")]);
     let server = if descriptors.listening { ",server=on,wait=off" } else { "" };
     for (id, descriptor) in [("console", descriptors.console), ("qmp", descriptors.monitor)] {
         add(&["-chardev", &format!("socket,id={id},fd={descriptor}{server}")]);
     }
     add(&["-mon", "chardev=qmp,mode=control", "-serial", "chardev:console"]);
-    let channel = descriptors.channel.arguments(server, &address(0));
+    let channel = descriptors.channel.arguments(server, &mut places);
     add(&channel.iter().map(String::as_str).collect::<Vec<_>>());
-    let used = disks(descriptors, &mut add)?;
-    shares(descriptors, used, &mut add)?;
-    nics(&descriptors.nics, &mut add);
-    start(boot, descriptors, &mut arguments);
+    disks(descriptors, &mut places, &mut add);
+    shares(descriptors, &mut places, &mut add);
+    nics(&descriptors.nics, &mut places, &mut add);
+    if let Some(firmware) = machine.firmware(boot) {
+        arguments.extend(["-bios".into(), firmware.into()]);
+    }
+    // What goes on from a template boots no kernel: it can be told anything.
+    let counted = options.qemu_arg.iter().any(|argument| argument == "-icount")
+        || descriptors.frozen.is_some_and(|frozen| frozen.copied);
+    start(boot, descriptors, &machine.parameters(accel, options.vcpus(), counted), &mut arguments);
     arguments.extend(options.qemu_arg.iter().map(OsString::from));
     Ok(arguments)
 }
 
-/// Without the devices that a guest would only wait for: SATA's link alone costs 0.3 s (FINDINGS.md).
-fn machine(machine: Machine, boot: &Boot) -> &'static str {
-    match (machine, boot) {
-        (Machine::Q35, Boot::Direct { .. }) => "q35,usb=off,smbus=off,sata=off",
-        (Machine::Q35, Boot::Iso { .. }) => "q35,usb=off,smbus=off",
-        (Machine::Pc, _) => "pc,usb=off",
-    }
-}
-
-/// Gives the number of our devices so far.
-fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<usize> {
+fn disks(descriptors: &Descriptors, places: &mut Places, add: &mut impl FnMut(&[&str])) {
     let Descriptors { layers, volumes, .. } = descriptors;
     let count = layers.len() + volumes.len() + 1;
-    let count = descriptors.frozen.map_or(count, |frozen| count.max(frozen.disks));
-    if count > MOST_DISKS {
-        bail!(
-            "the image has {} layers and the container {} volumes, but the VM has room for {} disks at most",
-            layers.len(),
-            volumes.len(),
-            MOST_DISKS - 1
-        );
-    }
-    // A slot whose first function is missing is not looked at.
-    let first = usize::from(descriptors.channel.is_pci());
-    for i in 0..count {
+    for i in 0..descriptors.frozen.map_or(count, |frozen| count.max(frozen.disks)) {
         let node = format!("disk{i}");
         let layer = i.checked_sub(1).and_then(|i| layers.get(i));
         let volume = i.checked_sub(1 + layers.len()).and_then(|i| volumes.get(i));
@@ -208,39 +203,27 @@ fn disks(descriptors: &Descriptors, add: &mut impl FnMut(&[&str])) -> Result<usi
                 None => blank(&node, add),
             },
         }
-        // "stop": a host that cannot read or write is not the guest's business; we hear of it by QMP and end the VM.
-        let device = format!(
-            "virtio-blk-pci,drive={node},num-queues=1,rerror=stop,werror=stop,{}",
-            address(first + i)
-        );
-        add(&["-device", &device]);
+        add(&places.disk(&node).iter().map(String::as_str).collect::<Vec<_>>());
     }
-    Ok(first + count)
 }
 
-/// Folders of the host's: their devices come behind `devices` others of ours.
-fn shares(descriptors: &Descriptors, devices: usize, add: &mut impl FnMut(&[&str])) -> Result<()> {
-    let shares = &descriptors.shares;
-    if devices + shares.len() > MOST_DISKS + 1 {
-        bail!("there is no room in the VM for {} folders of the host's", shares.len());
-    }
-    for (index, (line, tag)) in shares.iter().enumerate() {
+/// Folders of the host's.
+fn shares(descriptors: &Descriptors, places: &mut Places, add: &mut impl FnMut(&[&str])) {
+    for (line, tag) in &descriptors.shares {
+        let device = places.virtio("vhost-user-fs");
         add(&["-chardev", &format!("socket,id={tag},fd={line}")]);
-        add(&["-device", &format!("vhost-user-fs-pci,chardev={tag},tag={tag},{}", address(devices + index))]);
+        add(&["-device", &format!("{device},chardev={tag},tag={tag}")]);
     }
-    Ok(())
 }
 
-/// No option ROM: the firmware boots from none of them.
-fn nics(nics: &[network::Device], add: &mut impl FnMut(&[&str])) {
+fn nics(nics: &[network::Device], places: &mut Places, add: &mut impl FnMut(&[&str])) {
     for (number, network::Device { backend, mac }) in nics.iter().enumerate() {
-        let place = address(NICS + number);
         let mut connected = String::new();
         if !backend.is_empty() {
             add(&["-netdev", &format!("{backend},id=net{number}")]);
             connected = format!("netdev=net{number},");
         }
-        add(&["-device", &format!("virtio-net-pci,{connected}mac={mac},romfile=,{place}")]);
+        add(&["-device", &format!("{},{connected}mac={mac}", places.nic())]);
     }
 }
 
@@ -282,12 +265,10 @@ fn hand_over(descriptor: RawFd, add: &mut impl FnMut(&[&str])) {
     add(&["-add-fd", &format!("fd={descriptor},set={descriptor}")]);
 }
 
-fn start(boot: &Boot, descriptors: &Descriptors, arguments: &mut Vec<OsString>) {
-    let (Boot::Direct { firmware, .. } | Boot::Iso { firmware, .. }) = boot;
-    if let Some(firmware) = firmware {
-        arguments.extend(["-bios".into(), firmware.into()]);
-    }
+/// `words` are the machine's own for the kernel.
+fn start(boot: &Boot, descriptors: &Descriptors, words: &str, arguments: &mut Vec<OsString>) {
     if let Boot::Direct { kernel, initrd, parameters, .. } = boot {
+        let parameters = format!("{parameters} {words}");
         arguments.extend(["-kernel".into(), kernel.into(), "-initrd".into(), initrd.into()]);
         arguments.extend(["-append".into(), parameters.into()]);
     }
@@ -298,16 +279,11 @@ fn start(boot: &Boot, descriptors: &Descriptors, arguments: &mut Vec<OsString>) 
     }
 }
 
-/// The PCI address of our device number `index`: every slot's eight functions are used.
-fn address(index: usize) -> String {
-    let (slot, function) = (FIRST_SLOT + index / FUNCTIONS, index % FUNCTIONS);
-    let multifunction = if function == 0 { ",multifunction=on" } else { "" };
-    format!("addr={slot:x}.{function}{multifunction}")
-}
-
 #[cfg(test)]
 mod tests {
+    use super::machine::{FIRST_SLOT, PCI_DISKS, SLOTS};
     use super::*;
+    use crate::options::Machine;
     use protocol::network::Mac;
     use std::collections::HashSet;
     use std::fs::File;
@@ -346,18 +322,22 @@ mod tests {
         })
     }
 
+    fn on(machine: Machine) -> RunOptions {
+        RunOptions { machine: Some(machine), ..RunOptions::new("img") }
+    }
+
     fn direct() -> Boot {
         Boot::Direct {
-            firmware: None,
             kernel: "/k,1".into(),
             initrd: "/i".into(),
             parameters: "quiet x".into(),
+            finds_mmio: true,
         }
     }
 
     #[test]
     fn every_disk_has_a_place_of_its_own() {
-        let arguments = lines(200, &direct(), &RunOptions::new("img")).unwrap();
+        let arguments = lines(200, &direct(), &on(Machine::Q35)).unwrap();
         let disks: Vec<_> =
             arguments.iter().filter(|argument| argument.starts_with("virtio-blk-pci,")).collect();
         assert_eq!(disks.len(), 201);
@@ -372,8 +352,8 @@ mod tests {
         }
         let writable = arguments.iter().filter(|argument| argument.contains("\"read-only\":false")).count();
         assert_eq!(writable, 1);
-        assert!(lines(MOST_DISKS - 1, &direct(), &RunOptions::new("img")).is_ok());
-        let error = lines(MOST_DISKS, &direct(), &RunOptions::new("img")).unwrap_err().to_string();
+        assert!(lines(PCI_DISKS - 1, &direct(), &on(Machine::Pc)).is_ok());
+        let error = lines(PCI_DISKS, &direct(), &on(Machine::Q35)).unwrap_err().to_string();
         assert!(error.contains("223 layers"), "{error}");
     }
 
@@ -385,7 +365,7 @@ mod tests {
         for descriptor in 200..=203 {
             assert!(descriptors.all().contains(&descriptor));
         }
-        let options = RunOptions::new("img");
+        let options = on(Machine::Q35);
         let arguments = arguments("x", &options, Accel::Tcg, &direct(), &descriptors).unwrap();
         let arguments: Vec<_> =
             arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect();
@@ -402,7 +382,7 @@ mod tests {
 
     #[test]
     fn a_channel_is_a_port_a_uart_or_a_socket() {
-        let line = |channel| lines_with(channel, 1, &direct(), &RunOptions::new("img")).unwrap().join(" ");
+        let line = |channel| lines_with(channel, 1, &direct(), &on(Machine::Q35)).unwrap().join(" ");
         let port = line(|null| Device::Port(null.into()));
         assert!(port.contains("virtserialport") && !port.contains("vsock"), "{port}");
         let uart = line(|null| Device::Serial(null.into()));
@@ -411,9 +391,22 @@ mod tests {
         assert!(console.unwrap() < channel.unwrap(), "the first UART is the console: {uart}");
         let vsock = line(|null| Device::Vhost(null, 70_000));
         assert!(
-            vsock.contains("vhost-vsock-pci,guest-cid=70000,vhostfd=") && !vsock.contains("memfd"),
+            vsock.contains("vhost-vsock-pci,addr=2.0,multifunction=on,guest-cid=70000,vhostfd=")
+                && !vsock.contains("memfd"),
             "{vsock}"
         );
+    }
+
+    #[test]
+    fn an_esxi_has_neither_virtio_nor_a_second_console() {
+        let mut options = on(Machine::Vmware);
+        options.cpus = 2.0;
+        let cd = Boot::Iso { firmware: None, image: "/cd".into() };
+        let line = lines_with(|null| Device::Serial(null.into()), 2, &cd, &options).unwrap().join(" ");
+        assert!(!line.contains("virtio"), "{line}");
+        assert_eq!((line.matches("scsi-hd,").count(), line.matches("pvscsi,").count()), (3, 1), "{line}");
+        assert_eq!((line.matches("vmxnet3,").count(), line.matches("ide-cd,").count()), (2, 1), "{line}");
+        assert_eq!(line.matches("-serial ").count(), 2, "{line}");
     }
 
     #[test]
@@ -421,15 +414,18 @@ mod tests {
         let after = |arguments: &[String], flag: &str| {
             arguments.iter().position(|argument| argument == flag).map(|at| arguments[at + 1].clone())
         };
-        let mut options = RunOptions::new("img");
+        let mut options = on(Machine::Microvm);
         options.memory = 100 * MIB + 1;
         options.qemu_arg = vec!["-icount".into(), "shift=6".into()];
         let arguments = lines(1, &direct(), &options).unwrap();
         assert_eq!(after(&arguments, "-kernel").unwrap(), "/k,1");
-        assert_eq!(after(&arguments, "-append").unwrap(), "quiet x");
+        assert!(after(&arguments, "-append").unwrap().starts_with("quiet x "));
         assert_eq!(after(&arguments, "-m").unwrap(), "101M");
         assert_eq!(after(&arguments, "-icount").unwrap(), "shift=6");
         assert_eq!(after(&arguments, "-bios"), None);
+        assert!(arguments.iter().any(|word| word == "virtio-mmio.force-legacy=false"));
+        assert!(!arguments.iter().any(|word| word.contains("addr=")), "{arguments:?}");
+        options.machine = Some(Machine::Q35);
         let cd = Boot::Iso { firmware: Some("/ovmf".into()), image: "/cd".into() };
         let arguments = lines(1, &cd, &options).unwrap();
         assert_eq!(after(&arguments, "-kernel"), None);

@@ -100,7 +100,7 @@ impl Vm {
         let dir = home.map(|home| &*home.container.dir);
         let transport = match home {
             Some(home) => home.container.record.transport,
-            None => options.channel.transport()?,
+            None => options.transport()?,
         };
         let (channel, device) = transport.make(dir)?;
         let (console, theirs_console) = pair(dir, CONSOLE)?;

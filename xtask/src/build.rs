@@ -67,7 +67,12 @@ impl Signatures {
     }
 }
 
-/// The initramfs, from tether and the modules that `iso/modules` and the files `iso/modules.FOLDER` name.
+/// The folders of modules that have an initramfs of their own, `initrd.FOLDER`, for they are large: vch appends it where it is
+/// wanted.
+const APART: [&str; 1] = ["nfs"];
+
+/// The initramfs, from tether and the modules that `iso/modules` and the files `iso/modules.FOLDER` name. Where signatures are kept,
+/// which is for a CD, all are in it.
 pub fn initrd(workspace: &Workspace, tree: &KernelTree, signatures: Signatures) -> Result<()> {
     let tether = workspace.target.join(MUSL).join("release/tether");
     let initrd = workspace.bootstrap().join(signatures.initrd());
@@ -76,7 +81,7 @@ pub fn initrd(workspace: &Workspace, tree: &KernelTree, signatures: Signatures) 
     if !is_stale(&initrd, &[&[&*tether, tree.vmlinuz()], &files[..]].concat())? {
         return Ok(());
     }
-    let mut modules = Modules::default();
+    let (mut modules, mut apart) = (Modules::default(), BTreeMap::new());
     for (folder, list) in &lists {
         let list = fs::read_to_string(list).with_context(|| format!("reading {}", list.display()))?;
         let mut named = tree.modules(&module_names(&list))?;
@@ -88,11 +93,37 @@ pub fn initrd(workspace: &Workspace, tree: &KernelTree, signatures: Signatures) 
             modules.always = named;
         } else {
             named.retain(|module| !modules.always.contains(module));
-            modules.wanted.insert(folder.clone(), named);
+            let is_apart = signatures == Signatures::Cut && APART.contains(&folder.as_str());
+            let of = if is_apart { &mut apart } else { &mut modules.wanted };
+            of.insert(folder.clone(), named);
         }
+    }
+    for (folder, named) in apart {
+        let more = Modules { always: vec![], wanted: [(folder.clone(), named)].into() };
+        write(&bootstrap_more(workspace, &folder), &initramfs::more(&more)?)?;
     }
     let tether = fs::read(&tether).with_context(|| format!("reading {}", tether.display()))?;
     write(&initrd, &initramfs::tether(&tether, &modules)?)
+}
+
+fn bootstrap_more(workspace: &Workspace, folder: &str) -> PathBuf {
+    workspace.bootstrap().join(format!("{}.{folder}", Signatures::Cut.initrd()))
+}
+
+/// The initramfs of a CD, which nobody appends to.
+pub fn whole_initrd(workspace: &Workspace, signatures: Signatures) -> Result<PathBuf> {
+    let initrd = workspace.bootstrap().join(signatures.initrd());
+    if signatures == Signatures::Kept {
+        return Ok(initrd);
+    }
+    let whole = workspace.bootstrap().join("initrd.iso");
+    let parts: Vec<_> =
+        [initrd].into_iter().chain(APART.map(|folder| bootstrap_more(workspace, folder))).collect();
+    if is_stale(&whole, &parts.iter().map(PathBuf::as_path).collect::<Vec<_>>())? {
+        let read = |path: &PathBuf| fs::read(path).with_context(|| format!("reading {}", path.display()));
+        write(&whole, &parts.iter().map(read).collect::<Result<Vec<_>>>()?.concat())?;
+    }
+    Ok(whole)
 }
 
 /// The lists of modules, by their folders in the initramfs; that of `iso/modules` is the empty one.

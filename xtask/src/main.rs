@@ -9,6 +9,7 @@ mod kernel;
 mod own_kernel;
 mod process;
 mod run;
+mod sbom;
 mod test;
 mod tools;
 mod workspace;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use build::Signatures;
+use iso::Edition;
 use tools::Task;
 use workspace::Workspace;
 
@@ -52,14 +53,16 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// Builds target/bootstrap/bootstrap.iso, which boots by BIOS and UEFI.
+    /// Builds an ISO that boots by BIOS and UEFI below target/bootstrap, and beside it its bill of materials (CycloneDX).
     Iso {
         #[command(flatten)]
         install: Install,
-        /// Makes bootstrap.signed.iso instead: the kernel's modules keep their signatures, as UEFI Secure Boot
-        /// wants them.
+        /// The kernel on it; our own by default, where it is built.
+        #[arg(long, value_enum)]
+        kernel: Option<Edition>,
+        /// Prints what is in it: bytes, SHA-256, path.
         #[arg(long)]
-        signed_modules: bool,
+        list: bool,
     },
     /// Builds everything and runs all tests; arguments after `--` go to `cargo test`.
     Test {
@@ -124,11 +127,16 @@ fn execute(command: Command, rest: Option<Vec<OsString>>) -> Result<ExitCode> {
                 own_kernel::check(&workspace)?;
             }
         }
-        Command::Iso { install: Install { no_install }, signed_modules } => {
+        Command::Iso { install: Install { no_install }, kernel, list } => {
             tools::ensure(Task::Iso, no_install)?;
             build::all(&workspace, no_install)?;
-            let signatures = if signed_modules { Signatures::Kept } else { Signatures::Cut };
-            iso::build(&workspace, signatures)?;
+            let edition = kernel.unwrap_or_else(|| Edition::usual(&workspace));
+            let iso = iso::build(&workspace, edition)?;
+            if list {
+                iso::list(&iso)?;
+            } else {
+                println!("{}", iso.display());
+            }
         }
         Command::Test { install: Install { no_install }, services } => {
             let tests = if services { test::Tests::Services } else { test::Tests::All };

@@ -78,6 +78,19 @@ pub fn check(workspace: &Workspace) -> Result<()> {
     fs::remove_dir_all(&second).with_context(|| format!("removing {}", second.display()))
 }
 
+/// Whether there is one.
+pub fn is_built(workspace: &Workspace) -> bool {
+    own(workspace).join("vmlinuz").exists()
+}
+
+/// The version of the source's package.
+///
+/// # Errors
+/// It is not installed.
+pub fn source_version() -> Result<String> {
+    output_of(command("dpkg-query").args(["-W", "-f", "${Version}", PACKAGE]))
+}
+
 fn own(workspace: &Workspace) -> PathBuf {
     workspace.bootstrap().join("own")
 }
@@ -95,7 +108,7 @@ fn cached(workspace: &Workspace) -> Result<PathBuf> {
 
 /// What the result depends on.
 fn key(fragment: &str) -> Result<String> {
-    let version = output_of(command("dpkg-query").args(["-W", "-f", "${Version}", PACKAGE]))?;
+    let version = source_version()?;
     let compiler = output_of(command("gcc").arg("--version"))?;
     let linker = output_of(command("ld").arg("--version"))?;
     let recipe = include_str!("own_kernel.rs");

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
+use crate::build;
+use crate::iso::{self, Edition};
 use crate::process;
 use crate::tools::{self, Task};
 use crate::workspace::Workspace;
-use crate::{build, iso};
 
 /// The exit status that says: it was us who failed, not the container. As docker has it.
 pub const OUR_FAILURE: u8 = 125;
@@ -57,7 +58,8 @@ impl Options {
 pub fn run(workspace: &Workspace, options: Vec<OsString>, command: Vec<OsString>) -> Result<ExitCode> {
     let options = Options::parse(options)?;
     tools::ensure(Task::Run, options.no_install)?;
-    let boots_iso = options.has("--boot", "iso");
+    let boots_iso = options.has("--boot", "iso")
+        || options.has("--machine", "vmware") && !options.has("--boot", "direct");
     if boots_iso {
         tools::ensure(Task::Iso, options.no_install)?;
     }
@@ -66,7 +68,9 @@ pub fn run(workspace: &Workspace, options: Vec<OsString>, command: Vec<OsString>
     }
     build::all(workspace, options.no_install)?;
     if boots_iso {
-        iso::build(workspace, build::Signatures::Cut)?;
+        let debian = options.has("--kernel", "debian");
+        let edition = if debian { Edition::Debian } else { Edition::usual(workspace) };
+        iso::build(workspace, edition)?;
     }
     let image = options.image.unwrap_or(workspace.image().into());
     let mut vch = process::command(workspace.vch());

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::iso::{self, Edition};
 use crate::tools::{self, Task};
 use crate::workspace::Workspace;
-use crate::{build, iso, process};
+use crate::{build, own_kernel, process};
 
 /// Which tests.
 #[derive(Clone, Copy)]
@@ -45,7 +46,10 @@ pub fn run(
     tools::ensure(tests.task(), no_install)?;
     build::all(workspace, no_install)?;
     if matches!(tests, Tests::All) {
-        iso::build(workspace, build::Signatures::Cut)?;
+        iso::build(workspace, Edition::Debian)?;
+        if own_kernel::is_built(workspace) {
+            iso::build(workspace, Edition::Own)?;
+        }
         let probe = ["--release", "-p", "tests", "--bin", "probe", "--target", tools::MUSL];
         process::cargo_build(&workspace.root, &probe)?;
     }

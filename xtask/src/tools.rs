@@ -69,8 +69,8 @@ const NEEDS: &[(Look, &str, &[Task])] = &[
     (Program("bc"), "bc", &[Task::Kernel]),
     (Program("perl"), "perl", &[Task::Kernel]),
     (File("/usr/include/libelf.h"), "libelf-dev", &[Task::Kernel]),
-    (Program("xorriso"), "xorriso", &[Task::Iso]),
-    (Program("mcopy"), "mtools", &[Task::Iso]),
+    (Program("xorriso"), "xorriso", &[Task::Test]),
+    (Program("mcopy"), "mtools", &[Task::Test]),
     (File("/usr/lib/ISOLINUX/isolinux.bin"), "isolinux", &[Task::Iso]),
     (File("/usr/lib/syslinux/modules/bios/ldlinux.c32"), "syslinux-common", &[Task::Iso]),
     (File("/usr/lib/systemd/boot/efi/linuxx64.efi.stub"), "systemd-boot-efi", &[Task::Iso]),
@@ -88,6 +88,8 @@ const NEEDS: &[(Look, &str, &[Task])] = &[
     (Program("objcopy"), "binutils", &[Task::Test]),
     (Program("strace"), "strace", &[Task::Test]),
     (Program("mmdebstrap"), "mmdebstrap", &[Task::BenchImage, Task::Services]),
+    (Program("ganesha.nfsd"), "nfs-ganesha-vfs", &[Task::Services]),
+    (Program("rpcbind"), "rpcbind", &[Task::Services]),
     (Program("zstd"), "zstd", &[Task::BenchImage]),
 ];
 
@@ -240,8 +242,8 @@ mod tests {
         let packages = |task| missing(task, |_| false);
         assert_eq!(packages(Task::Build), ["busybox-static", "dpkg", "gcc"]);
         assert_eq!(packages(Task::Run), ["busybox-static", "dpkg", "gcc", "qemu-system-x86", "e2fsprogs"]);
-        assert!(packages(Task::Iso).contains(&"xorriso") && !packages(Task::Iso).contains(&"ovmf"));
-        assert_eq!(packages(Task::Test).len(), NEEDS.len() - 10);
+        assert!(packages(Task::Iso).contains(&"isolinux") && !packages(Task::Iso).contains(&"ovmf"));
+        assert_eq!(packages(Task::Test).len(), NEEDS.len() - 12);
         assert!(!packages(Task::Test).contains(&"mmdebstrap"));
     }
 

@@ -1,4 +1,11 @@
 use super::*;
+use std::process::Command;
+
+/// Runs a program that knows the format better than we.
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+}
 
 /// A kernel and an initramfs that look like nothing else.
 struct Parts {
@@ -48,20 +55,29 @@ fn two_paths_and_two_times_give_the_same_bytes() {
 #[test]
 fn both_boot_ways_hold_all_parts() {
     let parts = Parts::new();
-    parts.build("iso").unwrap();
+    let length = parts.build("iso").unwrap().len();
+    assert!(length < (5 << 20) + 300_003 + (1 << 20), "the kernel is on it once: {length}");
     let iso = parts.dir.path().join("iso/bootstrap.iso");
+    let bytes = fs::read(&iso).unwrap();
+    let listed = files(&bytes).unwrap();
+    let names: Vec<_> = listed.iter().map(|(name, _)| name.as_str()).collect();
+    let all = ["boot.cat", "efi.img", "initrd", "isolinux.bin", "isolinux.cfg", "ldlinux.c32", "vmlinuz"];
+    assert_eq!(names, all);
     let extracted = parts.dir.path().join("extracted");
-    let extract = ["-osirrox", "on", "-indev"];
-    run(tool("xorriso").args(extract).arg(&iso).args(["-extract", "/"]).arg(&extracted)).unwrap();
+    let extract = ["-osirrox", "on", "-ecma119_map", "lowercase", "-indev"];
+    run(Command::new("xorriso").args(extract).arg(&iso).args(["-extract", "/"]).arg(&extracted));
     let read = |name: &str| fs::read(extracted.join(name)).unwrap();
     let original = |name: &str| fs::read(parts.dir.path().join(name)).unwrap();
+    for (name, bytes) in &listed {
+        assert!(read(name) == *bytes, "{name}");
+    }
     assert!(read("vmlinuz") == original("vmlinuz"));
     assert!(read("initrd") == original("initrd"));
-    assert_eq!(read("isolinux/isolinux.cfg"), b"APPEND quiet panic=-1\n");
+    assert_eq!(read("isolinux.cfg"), b"APPEND quiet panic=-1\n");
 
     let loader = parts.dir.path().join("loader");
     let image = extracted.join("efi.img");
-    run(tool("mcopy").arg("-i").arg(image).arg("::/EFI/BOOT/BOOTX64.EFI").arg(&loader)).unwrap();
+    run(Command::new("mcopy").arg("-i").arg(image).arg("::/EFI/BOOT/BOOTX64.EFI").arg(&loader));
     for (section, expected) in [
         (".cmdline", b"quiet panic=-1".to_vec()),
         (".initrd", original("initrd")),
@@ -69,7 +85,7 @@ fn both_boot_ways_hold_all_parts() {
     ] {
         let dumped = parts.dir.path().join(section);
         let (dump, copy) = (format!("{section}={}", dumped.display()), parts.dir.path().join("copy"));
-        run(tool("objcopy").arg("--dump-section").arg(dump).arg(&loader).arg(copy)).unwrap();
+        run(Command::new("objcopy").arg("--dump-section").arg(dump).arg(&loader).arg(copy));
         let dumped = fs::read(&dumped).unwrap();
         assert!(dumped[..expected.len()] == expected, "{section}");
         assert!(dumped[expected.len()..].iter().all(|&byte| byte == 0), "{section}");
@@ -87,7 +103,7 @@ fn a_missing_part_is_named() {
 #[test]
 fn a_damaged_stub_is_an_error_and_no_panic() {
     let stub = read(Path::new(STUB)).unwrap();
-    let unify = |stub: &[u8]| uki::unify(stub, &[(".linux", b"kernel")]);
+    let unify = |stub: &[u8]| uki::unify(stub, &[(".linux", b"kernel")], 2048);
     assert!(unify(&stub).is_ok());
     for length in 0..0x2f0 {
         assert!(unify(&stub[..length]).is_err(), "cut to {length} bytes");
@@ -98,6 +114,20 @@ fn a_damaged_stub_is_an_error_and_no_panic() {
         let _ = unify(&flipped); // most fields are only handed on
     }
     let full = vec![(".section", b"x".as_slice()); 100];
-    let error = format!("{:#}", uki::unify(&stub, &full).unwrap_err());
+    let error = format!("{:#}", uki::unify(&stub, &full, 512).unwrap_err());
     assert!(error.ends_with("the image's section table is full"), "{error}");
+}
+
+#[test]
+fn a_damaged_iso_is_not_listed() {
+    let parts = Parts::new();
+    let iso = parts.build("iso").unwrap();
+    for length in [0, 1, 16 * SECTOR, 16 * SECTOR + 100, 21 * SECTOR, 22 * SECTOR, iso.len() - 1_000_000] {
+        assert!(files(&iso[..length]).is_err(), "cut to {length} bytes");
+    }
+    for at in 21 * SECTOR * 8..(21 * SECTOR + 400) * 8 {
+        let mut flipped = iso[..23 * SECTOR].to_vec();
+        flipped[at / 8] ^= 1 << (at % 8);
+        let _ = files(&flipped);
+    }
 }

@@ -14,35 +14,48 @@ const READABLE_DATA: u32 = 0x4000_0040;
 /// Size of one line of the section table.
 const SECTION_HEADER: usize = 40;
 
-/// `stub` with `sections` added, each a name of up to eight bytes and what is in it.
+/// `stub` with `sections` added, each a name of up to eight bytes and what is in it; and where in the image they lie: at
+/// multiples of `alignment`.
 ///
 /// The kernel should be the last: while it starts it may use memory behind its section. Fails if `stub` is no
 /// 64-bit UEFI program, or has no room left in its section table.
-pub(super) fn unify(stub: &[u8], sections: &[(&str, &[u8])]) -> Result<Vec<u8>> {
-    let mut image = Pe { bytes: stub.to_vec(), headers: 0 };
+pub(super) fn unify(
+    stub: &[u8],
+    sections: &[(&str, &[u8])],
+    alignment: usize,
+) -> Result<(Vec<u8>, Vec<usize>)> {
+    let mut image = Pe { bytes: stub.to_vec(), headers: 0, alignment };
+    let mut places = vec![];
     image.headers = image.u32_at(0x3c)? as usize;
     ensure!(image.get(image.headers..image.headers + 4)? == b"PE\0\0", "it is no PE image");
     ensure!(image.u16_at(image.optional())? == 0x20b, "it is no 64-bit (PE32+) image");
     for (name, content) in sections {
-        image.add(name, content).with_context(|| format!("adding section {name}"))?;
+        places.push(image.add(name, content).with_context(|| format!("adding section {name}"))?);
     }
-    Ok(image.bytes)
+    Ok((image.bytes, places))
 }
 
 struct Pe {
     bytes: Vec<u8>,
     /// Where the signature and, right behind it, the COFF header begin.
     headers: usize,
+    /// Of what is added, in the file.
+    alignment: usize,
 }
 
 impl Pe {
-    fn add(&mut self, name: &str, content: &[u8]) -> Result<()> {
+    /// Gives its place in the file.
+    fn add(&mut self, name: &str, content: &[u8]) -> Result<usize> {
         let (section_align, file_align) =
             (self.u32_at(self.optional() + 32)?, self.u32_at(self.optional() + 36)?);
-        ensure!(section_align > 0 && file_align > 0, "the image has an alignment of 0");
+        for alignment in [section_align, file_align] {
+            // A power of two up to 64 KiB, "PE Format" says.
+            let usual = alignment.is_power_of_two() && alignment <= 1 << 16;
+            ensure!(usual, "the image has an alignment of {alignment}");
+        }
         ensure!(!content.is_empty(), "there is nothing to put into it");
         let address = aligned(self.u32_at(self.optional() + 56)?.into(), section_align)?;
-        let position = aligned(self.bytes.len() as u64, file_align)?;
+        let position = aligned(self.bytes.len().next_multiple_of(self.alignment) as u64, file_align)?;
         let size = u32::try_from(content.len()).context("it is over 4 GiB")?;
         let size_in_file = aligned(size.into(), file_align)?;
 
@@ -61,7 +74,7 @@ impl Pe {
         self.bytes.resize(position as usize, 0);
         self.bytes.extend_from_slice(content);
         self.bytes.resize(position as usize + size_in_file as usize, 0);
-        Ok(())
+        Ok(position as usize)
     }
 
     /// Takes the next line of the section table.

@@ -2,7 +2,7 @@
 //! channel` compares tether with it.
 //!
 //! It says [`READY`]; then come orders of nine bytes each, a letter and a count of bytes, little-endian: see [`obey`]. When the
-//! host has gone, it powers off.
+//! host has gone, it ends the machine.
 
 use nix::libc;
 use nix::mount::{MsFlags, mount};
@@ -25,7 +25,8 @@ fn main() {
         println!("port: {error}");
         let _drained = nix::sys::termios::tcdrain(io::stdout());
     }
-    let _off = reboot(RebootMode::RB_POWER_OFF);
+    // The end, whatever the machine can.
+    let _off = reboot(RebootMode::RB_AUTOBOOT);
 }
 
 fn serve() -> io::Result<()> {

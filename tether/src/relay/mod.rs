@@ -19,6 +19,7 @@ use crate::process::{self, Container, Deaths, Process, Reaped};
 use crate::statistics;
 use crate::timeline::{self, Timeline};
 use crate::verity::Verity;
+use crate::volumes::nfs::{Exports, Silence};
 use nix::libc;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -46,6 +47,9 @@ pub struct Relay<'a> {
     cgroup: &'a Cgroup,
     verity: &'a mut Option<Verity>,
     network: Option<&'a mut Network>,
+    exports: Option<&'a Exports>,
+    /// Since the container was to die, where it may wait for servers.
+    silence: Option<Silence>,
     timeline: &'a mut Timeline,
     deaths: Deaths,
     kernel_log: Option<KernelLog>,
@@ -80,6 +84,8 @@ impl<'a> Relay<'a> {
             cgroup,
             verity,
             network: None,
+            exports: None,
+            silence: None,
             timeline,
             deaths,
             kernel_log: KernelLog::from_now(),
@@ -97,6 +103,11 @@ impl<'a> Relay<'a> {
         Self { network: Some(network), ..self }
     }
 
+    /// And the folders of servers.
+    pub fn with_exports(self, exports: &'a Exports) -> Self {
+        Self { exports: Some(exports).filter(|exports| exports.are_any()), ..self }
+    }
+
     /// Runs until the host has acknowledged the end of the container's process.
     pub fn run(mut self) -> Result<(), Failure> {
         while !self.acknowledged {
@@ -108,7 +119,8 @@ impl<'a> Relay<'a> {
     fn turn(&mut self) -> Result<(), Failure> {
         self.channel.turn()?;
         self.look_for_events()?;
-        let due = self.channel.due().into_iter().chain(self.tidy).min();
+        let silence = self.silence.as_ref().map(Silence::due);
+        let due = self.channel.due().into_iter().chain(self.tidy).chain(silence).min();
         for source in self.poller.wait(due)? {
             match source {
                 Source::Channel => self.channel.receive()?,
@@ -122,6 +134,7 @@ impl<'a> Relay<'a> {
         if self.tidy.take_if(|tidy| *tidy <= Instant::now()).is_some() {
             boot::empty_the_initramfs();
         }
+        self.end_silence()?;
         while !self.acknowledged
             && self.channel.link.unheard() < UNHEARD
             && let Some(message) = self.channel.message()?
@@ -200,7 +213,12 @@ impl<'a> Relay<'a> {
         match message {
             ToGuest::Exec(exec) => self.exec(&exec),
             ToGuest::Signal { session, signal } => match self.place(session) {
-                Some(at) => self.try_with(at, |session, _, _| session.signal(signal)),
+                Some(at) => {
+                    if (session, signal) == (SESSION, libc::SIGKILL) {
+                        self.is_to_die();
+                    }
+                    self.try_with(at, |session, _, _| session.signal(signal))
+                }
                 None => Ok(()),
             },
             ToGuest::Resize { session, height, width } => match self.place(session) {
@@ -327,11 +345,28 @@ impl<'a> Relay<'a> {
 
     /// The container has ended, and so do all that run in it: those on their way into its cgroup, too.
     fn kill_all(&mut self) -> Result<(), Failure> {
+        self.is_to_die();
         self.cgroup.kill()?;
         for pid in self.sessions.iter().filter_map(Session::pid) {
             let _gone = process::signal(pid, libc::SIGKILL);
         }
         Ok(())
+    }
+
+    /// Processes were killed. They die at once, unless they wait for a server.
+    fn is_to_die(&mut self) {
+        if self.exports.is_some() {
+            self.silence.get_or_insert_with(Silence::begins);
+        }
+    }
+
+    /// Lets no server keep them from it for ever.
+    fn end_silence(&mut self) -> Result<(), Failure> {
+        if self.childless {
+            self.silence = None;
+        }
+        let both = self.silence.as_mut().zip(self.exports);
+        both.map_or(Ok(()), |(silence, exports)| silence.look(exports))
     }
 
     /// The host wants nothing more of them; so their processes go, too.

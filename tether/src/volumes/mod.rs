@@ -2,10 +2,12 @@
 //!
 //! A volume is an ext4, mounted at `/volumes/N`. The container sees its folder `data`, so neither `lost+found` nor what is half
 //! done: `data` is made elsewhere, written to disk, and gets its name then ([`fill`]). What is on a volume is whatever the last
-//! container made of it: no symbolic link on it is followed here. Folders of the host's are mounted at `/shares/N` ([`share`]).
+//! container made of it: no symbolic link on it is followed here. Folders of the host's are mounted at `/shares/N` ([`share`]),
+//! those of NFS servers at `/nfs/N` ([`nfs`]).
 
 pub mod fill;
 mod grow;
+pub mod nfs;
 mod share;
 
 use crate::disks::Disk;
@@ -13,7 +15,7 @@ use crate::failure::{Context, Failure};
 use crate::mounts;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use protocol::Stage::{Root, Run};
-use protocol::{MachineSpec, Share, Volume};
+use protocol::{MachineSpec, Nfs, Share, Volume};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use std::fs::{self, DirBuilder, File};
@@ -123,6 +125,13 @@ impl<'a> Detached<'a> {
             let tree = detach(&share::shown(share, index), !file);
             let tree = tree.at(Root, || format!("opening share {name:?}"))?;
             mounts.push(Mount { tree, name, destination, readonly: *readonly, file: *file });
+        }
+        for (index, export) in machine.nfs.iter().enumerate() {
+            let Nfs { name, destination, readonly, .. } = export;
+            is_absolute("nfs", index, destination)?;
+            let tree = detach(&nfs::place(index), true);
+            let tree = tree.at(Root, || format!("opening volume {name:?}"))?;
+            mounts.push(Mount { tree, name, destination, readonly: *readonly, file: false });
         }
         // What is above comes before what is below.
         mounts.sort_by_key(|mount| std::cmp::Reverse(parts(mount.destination).count()));

@@ -56,9 +56,9 @@ pub struct Create {
     #[arg(long, value_name = "N", default_value = "1")]
     nics: usize,
 
-    /// QEMU machine type
-    #[arg(long, value_enum, value_name = "NAME", default_value = "q35")]
-    machine: Machine,
+    /// Machine type; by default the one that `vch run` takes
+    #[arg(long, value_enum, value_name = "NAME")]
+    machine: Option<Machine>,
 
     /// Accelerator: KVM where it is usable, else TCG
     #[arg(long, value_enum, value_name = "NAME", default_value = "auto")]
@@ -171,7 +171,7 @@ fn make(options: &Create) -> Result<u8> {
     let run = options.options();
     machine::check(&run)?;
     let accel = accel::choose(run.accel)?;
-    let boot = Boot::find(&run, accel)?;
+    let boot = Boot::find(&run)?;
     let most = protocol::network::MOST_NICS;
     ensure!(options.nics <= most, "--nics {}: a machine has {most} at most", options.nics);
     let machine = machine::Machine::new(&run, accel, &boot, options.disks, options.nics)?.rounded();

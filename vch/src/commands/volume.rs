@@ -3,13 +3,14 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, UNIX_EPOCH};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use super::{Store, each};
 use crate::log::stamp;
-use crate::volumes::parse::{label, size_of_volume};
+use crate::volumes::nfs::Driver;
+use crate::volumes::parse::{driver_option, label, size_of_volume};
 use crate::volumes::{New, Volume, Volumes};
 
 /// `vch volume ...`.
@@ -38,6 +39,15 @@ pub struct Create {
     /// Size of its disk, which is sparse; 10g by default
     #[arg(long, value_name = "SIZE", value_parser = size_of_volume)]
     size: Option<u64>,
+
+    /// What it is: local, a disk; nfs, a folder of a server's
+    #[arg(short, long, value_name = "DRIVER", default_value = "local")]
+    driver: String,
+
+    /// What its driver is told: of local size=SIZE; of nfs device=HOST:/PATH, and o=OPTIONS as of mount(8); type=nfs makes local
+    /// the same as nfs (repeatable)
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = driver_option)]
+    opt: Vec<(String, String)>,
 
     /// A label (repeatable)
     #[arg(long, value_name = "NAME[=VALUE]", value_parser = label)]
@@ -140,7 +150,13 @@ fn print(text: &str) {
 fn create(options: &Create) -> Result<u8> {
     let volumes = options.store.volumes()?;
     let labels = options.label.iter().cloned().collect();
-    let new = New { name: options.name.clone(), size: options.size, labels };
+    let told = options.opt.iter().cloned().collect();
+    let (size, nfs) = match Driver::new(Some(&options.driver), &told)? {
+        Driver::Disk(size) => (options.size.or(size), None),
+        Driver::Nfs(_) if options.size.is_some() => bail!("--size is for volumes that are disks"),
+        Driver::Nfs(export) => (None, Some(export)),
+    };
+    let new = New { name: options.name.clone(), size, nfs, labels };
     let volume = volumes.create(new, &volumes.lock()?)?;
     print(&format!("{}\n", volume.record.name));
     Ok(0)
@@ -157,12 +173,16 @@ fn list(options: &Ls) -> Result<u8> {
         let name = &volume.record.name;
         text += &match (options.quiet, options.format) {
             (true, _) => format!("{name}\n"),
-            (_, Format::Table) => format!("local     {name}\n"),
+            (_, Format::Table) => format!("{:10}{name}\n", driver(volume)),
             (_, Format::Json) => format!("{}\n", object(&volumes, volume)?),
         };
     }
     print(&text);
     Ok(0)
+}
+
+fn driver(volume: &Volume) -> &'static str {
+    if volume.record.nfs.is_some() { "nfs" } else { "local" }
 }
 
 fn object(volumes: &Volumes, volume: &Volume) -> Result<Value> {
@@ -172,11 +192,11 @@ fn object(volumes: &Volumes, volume: &Volume) -> Result<Value> {
     let created = String::from_utf8_lossy(&stamp::format(created)).replace(".000000000Z", "Z");
     Ok(json!({
         "CreatedAt": created,
-        "Driver": "local",
+        "Driver": driver(volume),
         "Labels": record.labels,
-        "Mountpoint": volume.disk(),
+        "Mountpoint": record.nfs.is_none().then(|| volume.disk()),
         "Name": record.name,
-        "Options": {"size": size},
+        "Options": record.nfs.as_ref().map_or_else(|| json!({"size": size}), |nfs| json!(nfs)),
         "Scope": "local",
         "UUID": record.uuid,
         "Anonymous": record.anonymous,

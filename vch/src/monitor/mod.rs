@@ -172,7 +172,7 @@ fn start(
     };
     containers.is_free(&name)?;
     let accel = accel::choose(options.accel)?;
-    let boot = Boot::find(options, accel)?;
+    let boot = Boot::find(options)?;
     let mut look = |layer| {
         if let Some(layer) = layer {
             clients.mention(&ToClient::Layer(layer));
@@ -223,7 +223,7 @@ fn start(
     let mut record = record(&id, name, options, &config, &machine, attach.stdin)?;
     record.ports = network.ports().to_vec();
     record.volumes = volumes.names();
-    record.transport = options.channel.transport()?;
+    record.transport = options.transport()?;
     record.restart = options.restart;
     record.template = thaw.as_ref().map(|thaw| thaw.record.id.clone());
     record.health = Check::of(health.as_ref(), &options.health)?;
@@ -231,6 +231,7 @@ fn start(
     container.keep_machine(&machine)?;
     volumes.keep();
     let lock = container.lock_monitor()?.context("someone else monitors the new container")?;
+    let boot = if machine.nfs.is_empty() { boot } else { boot.with_modules("nfs", &container.dir)? };
     let kept = kept.insert(Kept::open(container, lock, clients)?);
     // Whoever has asked for it can find it from now on, whatever becomes of this process.
     clients.tell(&ToClient::Created(id));

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use protocol::Stage;
+use protocol::{Failure, Stage};
 
 use super::message::ToClient;
 use super::relay::{ERRORS, POWER_OFF, Relay, WRITE_OUT};
@@ -68,6 +68,10 @@ impl Relay<'_> {
 
     /// Tells the clients what the guest's console said last, when that may be why it has ended so; unless they have seen it.
     pub(super) fn show_last_words(&mut self, end: &Result<End>) {
+        if let Some(Failure { stage, message, .. }) = self.talk.afterwards.take() {
+            self.clients
+                .mention(&ToClient::Console(format!("after the container's end: {stage}: {message}")));
+        }
         let of_use = match end {
             Ok(End::Failed(failure)) => !matches!(failure.stage, Stage::Spec | Stage::Config | Stage::Exec),
             Ok(End::Panicked { .. }) => true,

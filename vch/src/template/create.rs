@@ -123,7 +123,7 @@ struct Booting<'a, 'b> {
 impl<'a, 'b> Booting<'a, 'b> {
     fn start(machine: &Machine, memory: &File, look: &'a mut Look<'b>) -> Result<Self> {
         let options = machine.options();
-        let (channel, device) = options.channel.transport()?.make(None)?;
+        let (channel, device) = options.transport()?.make(None)?;
         let (console, theirs_console) = pair(None, "console")?;
         let (monitor, theirs_monitor) = pair(None, "qmp")?;
         let mut descriptors = machine.descriptors(

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use image_builder::digest::Digest;
 use protocol::network::Mac;
@@ -17,8 +17,9 @@ use super::thaw::Frozen;
 use crate::accel::Accel;
 use crate::boot::Boot;
 use crate::network;
-use crate::options::{self, RunOptions};
-use crate::qemu::{self, Descriptors, MOST_DISKS};
+use crate::options::{self, Machine as Type, RunOptions};
+use crate::qemu::machine::{Wanted, choose};
+use crate::qemu::{self, Descriptors};
 use crate::size::MIB;
 use crate::transport::{Channel, Device};
 use crate::vm::QEMU;
@@ -33,6 +34,7 @@ pub struct Machine<'a> {
     options: &'a RunOptions,
     accel: Accel,
     boot: &'a Boot,
+    kind: Type,
     disks: usize,
     nics: usize,
 }
@@ -110,17 +112,17 @@ pub fn check(options: &RunOptions) -> Result<()> {
     let no = |what: &str, why: &str| -> Result<()> {
         bail!("{what} and --from-template exclude each other: {why}")
     };
-    if options.boot == options::Boot::Iso {
+    if options.machine == Some(Type::Vmware) {
+        no("--machine vmware", "its disks and interfaces have no blank ones that could take their places")?;
+    }
+    if options.boot() == options::Boot::Iso {
         no("--boot iso", "what is not booted needs no CD")?;
     }
     if options.debug {
         no("--debug", "the kernel's log is the template's, and was written when that was made")?;
     }
-    if options.channel.channel == Channel::Vsock {
+    if options.channel() == Channel::Vsock {
         no("--channel vsock", "the host's end of it cannot be restored; virtio-serial and serial can")?;
-    }
-    if !matches!(options.machine, options::Machine::Q35 | options::Machine::Pc) {
-        no("--machine", "only q35 and pc can be restored")?;
     }
     let mounts = options.volumes.all();
     if let Some(share) = mounts.iter().find(|mount| matches!(mount.source, Source::Bind(_))) {
@@ -145,21 +147,34 @@ impl<'a> Machine<'a> {
         nics: usize,
     ) -> Result<Self> {
         check(options)?;
-        ensure!(disks <= MOST_DISKS, "{disks} disks: a VM has room for {MOST_DISKS}");
-        Ok(Self { options, accel, boot, disks, nics })
+        let mut machine = Self { options, accel, boot, kind: Type::Q35, disks: disks.max(LEAST_DISKS), nics };
+        machine.kind = machine.choose()?;
+        Ok(machine)
     }
 
-    /// With more disks, so that few templates serve all images.
+    /// The machine type that this is.
+    fn choose(&self) -> Result<Type> {
+        let wanted = Wanted {
+            layers: 0,
+            volumes: self.disks.saturating_sub(1),
+            shares: 0,
+            nics: self.nics,
+            channel: self.options.channel() != Channel::Serial,
+        };
+        choose(self.options.machine, self.boot, self.accel, &wanted)
+    }
+
+    /// With more disks, so that few templates serve all images, where this machine type has room for them.
     #[must_use]
     pub fn rounded(self) -> Self {
         self.with_disks(self.disks.next_power_of_two())
     }
 
-    /// With so many disks, if there are not more already.
+    /// With so many disks, if there are not more already, and this machine type has room for them.
     #[must_use]
     pub fn with_disks(self, disks: usize) -> Self {
-        let most = disks.max(self.disks).max(LEAST_DISKS);
-        Self { disks: most.min(MOST_DISKS), ..self }
+        let more = Self { disks: disks.max(self.disks), ..self };
+        if more.choose().is_ok_and(|kind| kind == self.kind) { more } else { self }
     }
 
     /// Bytes of memory.
@@ -213,7 +228,7 @@ impl<'a> Machine<'a> {
     /// # Errors
     /// QEMU is not installed.
     pub fn files(&self) -> Result<BTreeMap<String, PathBuf>> {
-        let Boot::Direct { firmware, kernel, initrd, .. } = self.boot else {
+        let Boot::Direct { kernel, initrd, .. } = self.boot else {
             bail!("what boots from a CD is no template");
         };
         let mut files = BTreeMap::from([
@@ -221,7 +236,7 @@ impl<'a> Machine<'a> {
             ("kernel".to_owned(), kernel.clone()),
             ("initrd".to_owned(), initrd.clone()),
         ]);
-        files.extend(firmware.clone().map(|firmware| ("firmware".to_owned(), firmware)));
+        files.extend(self.kind.firmware(self.boot).map(|firmware| ("firmware".to_owned(), firmware)));
         for path in files.values_mut() {
             *path = path.canonicalize().with_context(|| format!("cannot find {}", path.display()))?;
         }
@@ -239,40 +254,42 @@ impl<'a> Machine<'a> {
         let files = self.files()?;
         let of = files.iter().map(|(what, path)| Ok((what.clone(), digests.digest(path)?)));
         Ok(Key {
-            machine: name(self.options.machine.to_possible_value()),
+            machine: name(self.kind.to_possible_value()),
             memory: self.memory() / MIB,
             cpus: self.options.vcpus(),
             accel: match self.accel {
                 Accel::Kvm => "kvm".to_owned(),
                 Accel::Tcg => "tcg".to_owned(),
             },
-            channel: name(self.options.channel.channel.to_possible_value()),
+            channel: name(self.options.channel().to_possible_value()),
             disks: self.disks,
             nics: self.nics,
             digests: of.collect::<Result<_>>()?,
-            host: match self.accel {
-                Accel::Kvm => host(),
-                Accel::Tcg => String::new(),
+            host: match (self.accel, self.kind) {
+                // microvm is told how fast the host's CPU counts.
+                (Accel::Kvm, _) | (_, Type::Microvm) => host(),
+                (Accel::Tcg, _) => String::new(),
             },
             arguments: self.normal_arguments()?,
         })
     }
 
-    /// The arguments without what is one machine's own: descriptors, which all have the same number here, and paths.
+    /// A copy's arguments without what is one machine's own: descriptors, which all have the same number here, and paths.
     fn normal_arguments(&self) -> Result<Vec<String>> {
-        let Boot::Direct { firmware, parameters, .. } = self.boot else { return Ok(vec![]) };
+        let Boot::Direct { parameters, finds_mmio, .. } = self.boot else { return Ok(vec![]) };
         let boot = Boot::Direct {
-            firmware: firmware.as_ref().map(|_| "firmware".into()),
             kernel: "kernel".into(),
             initrd: "initrd".into(),
             parameters: parameters.clone(),
+            finds_mmio: *finds_mmio,
         };
-        let channel = match self.options.channel.channel {
+        let channel = match self.options.channel() {
             Channel::Serial => Device::Serial,
             _ => Device::Port,
         };
         let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
-        let descriptors = self.descriptors(channel(null.into()), 0, 0, 0);
+        let mut descriptors = self.descriptors(channel(null.into()), 0, 0, 0);
+        descriptors.frozen = Some(Frozen { disks: self.disks, memory: 0, copied: true });
         let number = format!("fd={}", descriptors.channel.descriptor());
         let arguments = qemu::arguments("template", self.options, self.accel, &boot, &descriptors)?;
         Ok(arguments

@@ -295,6 +295,15 @@ pub fn for_run(
     look: &mut create::Look,
 ) -> Result<Option<Thaw>> {
     let Some(choice) = &options.template.from_template else { return Ok(None) };
+    if let (Boot::Direct { initrd, .. }, false) = (boot, machine.nfs.is_empty()) {
+        let mut modules = initrd.clone().into_os_string();
+        modules.push(".nfs");
+        ensure!(
+            !Path::new(&modules).exists(),
+            "NFS volumes and --from-template exclude each other with this kernel: its modules for NFS are no part of a \
+             template; --kernel own has all built in"
+        );
+    }
     let disks = machine.disks.layers.len() + machine.volumes.len() + 1;
     let wanted = Machine::new(options, accel, boot, disks, machine.network.nics.len())?;
     Templates::of(store).open(choice, &wanted, look).map(Some)

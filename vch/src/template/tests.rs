@@ -23,10 +23,10 @@ impl Files {
 
     fn boot(&self) -> Boot {
         Boot::Direct {
-            firmware: None,
             kernel: self.0.path().join("kernel"),
             initrd: self.0.path().join("initrd"),
             parameters: "quiet".into(),
+            finds_mmio: false,
         }
     }
 
@@ -51,8 +51,8 @@ fn whatever_a_machine_is_made_of_is_in_its_key() {
     for (what, other) in [
         ("memory", files.key(|options| options.memory *= 2, 2, 1)),
         ("CPUs", files.key(|options| options.cpus = 2.0, 2, 1)),
-        ("--machine", files.key(|options| options.machine = Type::Pc, 2, 1)),
-        ("--channel", files.key(|options| options.channel.channel = Channel::Serial, 2, 1)),
+        ("--machine", files.key(|options| options.machine = Some(Type::Pc), 2, 1)),
+        ("--channel", files.key(|options| options.channel.channel = Some(Channel::Serial), 2, 1)),
         ("disks", files.key(|_| {}, 3, 1)),
         ("network", files.key(|_| {}, 2, 0)),
         ("arguments", files.key(|options| options.qemu_arg = vec!["-S".into()], 2, 1)),
@@ -70,16 +70,25 @@ fn whatever_a_machine_is_made_of_is_in_its_key() {
 #[test]
 fn disks_are_rounded_up() {
     let files = Files::new();
-    let (options, boot) = (options(), files.boot());
-    let disks = |wanted| {
-        let machine = Machine::new(&options, Accel::Tcg, &boot, wanted, 0).unwrap().rounded();
-        let (channel, null) = (crate::transport::Device::Port, File::open("/dev/null").unwrap());
-        machine.descriptors(channel(null.into()), 0, 0, 0).frozen.unwrap().disks
+    let mut options = options();
+    let disks = |options: &RunOptions, finds_mmio, wanted| {
+        let mut boot = files.boot();
+        if let Boot::Direct { finds_mmio: finds, .. } = &mut boot {
+            *finds = finds_mmio;
+        }
+        let machine = Machine::new(options, Accel::Tcg, &boot, wanted, 1)?.rounded();
+        let null = File::open("/dev/null")?;
+        let descriptors = machine.descriptors(crate::transport::Device::Port(null.into()), 0, 0, 0);
+        anyhow::Ok(descriptors.frozen.map_or(0, |frozen| frozen.disks))
     };
-    let most = crate::qemu::MOST_DISKS;
-    assert_eq!([1, 2, 3, 4, 5, 100, most].map(disks), [2, 2, 4, 4, 8, 128, most]);
-    let error = Machine::new(&options, Accel::Tcg, &boot, most + 1, 0).unwrap_err().to_string();
-    assert!(error.contains("223"), "{error}");
+    let on_pci = [1, 2, 3, 4, 5, 100, 130, 223].map(|wanted| disks(&options, false, wanted).unwrap());
+    assert_eq!(on_pci, [2, 2, 4, 4, 8, 128, 130, 223]);
+    let error = disks(&options, false, 224).unwrap_err().to_string();
+    assert!(error.contains("222 disks"), "{error}");
+    options.machine = Some(Type::Microvm);
+    let on_mmio = [1, 2, 3, 4, 5].map(|wanted| disks(&options, true, wanted).unwrap());
+    assert_eq!(on_mmio, [2, 2, 4, 4, 5]);
+    assert!(disks(&options, true, 6).is_err());
 }
 
 #[test]
@@ -90,9 +99,10 @@ fn what_cannot_be_copied_is_refused() {
         let error = machine::check(&options).unwrap_err().to_string();
         assert!(error.contains(why) && error.contains("--from-template"), "{error}");
     };
-    refused(&|options| options.boot = How::Iso, "--boot iso");
+    refused(&|options| options.boot = Some(How::Iso), "--boot iso");
     refused(&|options| options.debug = true, "--debug");
-    refused(&|options| options.channel.channel = Channel::Vsock, "--channel vsock");
+    refused(&|options| options.machine = Some(Type::Vmware), "--machine vmware");
+    refused(&|options| options.channel.channel = Some(Channel::Vsock), "--channel vsock");
     let share = |options: &mut RunOptions| {
         options.volumes.volume = vec![crate::volumes::parse::volume("/tmp:/host").unwrap()];
     };

@@ -23,6 +23,7 @@ use nix::sys::socket::{setsockopt, sockopt::SndBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::containers::sockets;
+use crate::qemu::machine::Places;
 use helper::Helper;
 
 pub use line::{Arrival, Line};
@@ -154,8 +155,8 @@ impl Device {
         }
     }
 
-    /// Whether it is a PCI device.
-    pub fn is_pci(&self) -> bool {
+    /// Whether it is a virtio device.
+    pub fn is_virtio(&self) -> bool {
         !matches!(self, Self::Serial(_))
     }
 
@@ -164,35 +165,28 @@ impl Device {
         matches!(self, Self::VhostUser(_))
     }
 
-    /// QEMU's arguments. `server` is what a character device has that listens, `address` the PCI device's. They come behind the
-    /// console's: the UARTs have numbers.
-    pub fn arguments(&self, server: &str, address: &str) -> Vec<String> {
+    /// QEMU's arguments. `server` is what a character device has that listens. They come behind the console's: the UARTs have
+    /// numbers.
+    pub fn arguments(&self, server: &str, places: &mut Places) -> Vec<String> {
         let descriptor = self.descriptor();
+        let socket = |server: &str| ["-chardev".into(), format!("socket,id=channel,fd={descriptor}{server}")];
+        let device = |device: String| ["-device".into(), device];
         match self {
-            Self::Port(_) => vec![
-                "-chardev".into(),
-                format!("socket,id=channel,fd={descriptor}{server}"),
-                "-device".into(),
-                format!("virtio-serial-pci,id=ports,{address}"),
-                "-device".into(),
-                format!("virtserialport,bus=ports.0,chardev=channel,name={PORT}"),
-            ],
-            Self::Serial(_) => vec![
-                "-chardev".into(),
-                format!("socket,id=channel,fd={descriptor}{server}"),
-                "-serial".into(),
-                "chardev:channel".into(),
-            ],
-            Self::Vhost(_, cid) => vec![
-                "-device".into(),
-                format!("vhost-vsock-pci,guest-cid={cid},vhostfd={descriptor},{address}"),
-            ],
-            Self::VhostUser(_) => vec![
-                "-chardev".into(),
-                format!("socket,id=channel,fd={descriptor}"),
-                "-device".into(),
-                format!("vhost-user-vsock-pci,chardev=channel,{address}"),
-            ],
+            Self::Port(_) => [
+                socket(server),
+                device(format!("{},id=ports", places.virtio("virtio-serial"))),
+                device(format!("virtserialport,bus=ports.0,chardev=channel,name={PORT}")),
+            ]
+            .concat(),
+            Self::Serial(_) => [socket(server), places.uart("channel")].concat(),
+            Self::Vhost(_, cid) => {
+                let place = places.virtio("vhost-vsock");
+                device(format!("{place},guest-cid={cid},vhostfd={descriptor}")).into()
+            }
+            Self::VhostUser(_) => {
+                let place = places.virtio("vhost-user-vsock");
+                [socket(""), device(format!("{place},chardev=channel"))].concat()
+            }
         }
     }
 }

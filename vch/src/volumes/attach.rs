@@ -39,6 +39,8 @@ pub struct Attached {
     pub volumes: Vec<OpenVolume>,
     /// Folders and files of the host's.
     pub shares: Vec<share::Wanted>,
+    /// Volumes of NFS servers, and what keeps each from being removed.
+    nfs: Vec<(protocol::Nfs, File)>,
     /// Memory to be mounted.
     tmpfs: Vec<oci::Mount>,
     /// Volumes without a name that were made, and that are removed again when it comes to nothing.
@@ -65,8 +67,14 @@ pub fn attach(store: &Path, wanted: &[Mount], tmpfs: &[String], config: &Config)
     }
     // Of memory, what is above comes before what is below; of the others, the guest sees to it.
     wanted.sort_by_key(|mount| mount.target.matches('/').count());
-    let mut attached =
-        Attached { store: store.to_owned(), volumes: vec![], shares: vec![], tmpfs: vec![], fresh: vec![] };
+    let mut attached = Attached {
+        store: store.to_owned(),
+        volumes: vec![],
+        shares: vec![],
+        nfs: vec![],
+        tmpfs: vec![],
+        fresh: vec![],
+    };
     if wanted.is_empty() {
         return Ok(attached);
     }
@@ -77,7 +85,7 @@ pub fn attach(store: &Path, wanted: &[Mount], tmpfs: &[String], config: &Config)
 
 impl Source {
     fn anonymous() -> Self {
-        Self::Volume { name: None, nocopy: false, size: None, labels: Default::default() }
+        Self::Volume { name: None, nocopy: false, size: None, nfs: None, labels: Default::default() }
     }
 }
 
@@ -85,16 +93,23 @@ impl Attached {
     fn add(&mut self, mount: Mount) -> Result<()> {
         let Mount { source, target, readonly } = mount;
         match source {
-            Source::Volume { name, nocopy, size, labels } => {
+            Source::Volume { name, nocopy, size, nfs, labels } => {
                 let volumes = Volumes::of(&self.store);
                 // Until it is claimed: nobody shall remove it meanwhile.
                 let lock = volumes.lock()?;
-                let volume = volumes.create(New { name, size, labels }, &lock)?;
+                let volume = volumes.create(New { name, size, nfs, labels }, &lock)?;
                 if volume.record.anonymous {
                     self.fresh.push(volume.record.name.clone());
                 }
-                let open = self.open(&volume, target, readonly, nocopy)?;
-                self.volumes.push(open);
+                if let Some(export) = &volume.record.nfs {
+                    let name = volume.record.name.clone();
+                    let held =
+                        volume.claim(false)?.with_context(|| format!("volume {name} is being removed"))?;
+                    self.nfs.push((export.tell(name, target, readonly)?, held));
+                } else {
+                    let open = self.open(&volume, target, readonly, nocopy)?;
+                    self.volumes.push(open);
+                }
             }
             Source::Tmpfs { size, mode } => self.tmpfs.push(tmpfs(target, readonly, size, mode)),
             Source::Bind(path) => {
@@ -153,16 +168,19 @@ impl Attached {
         let mounts = &mut machine.config.mounts;
         let places = self.volumes.iter().map(|volume| &volume.spec.destination);
         let places = places.chain(self.shares.iter().map(|share| &share.spec.destination));
+        let places = places.chain(self.nfs.iter().map(|(nfs, _)| &nfs.destination));
         let places: Vec<_> = places.chain(self.tmpfs.iter().map(|mount| &mount.destination)).collect();
         mounts.retain(|mount| !places.contains(&&mount.destination));
         mounts.extend(self.tmpfs.iter().cloned());
         machine.shares = self.shares.iter().map(|share| share.spec.clone()).collect();
+        machine.nfs = self.nfs.iter().map(|(nfs, _)| nfs.clone()).collect();
         machine.volumes = self.volumes.iter().map(|volume| volume.spec.clone()).collect();
     }
 
     /// The volumes' names, as the container's record has them.
     pub fn names(&self) -> Vec<String> {
-        self.volumes.iter().map(|volume| volume.spec.name.clone()).collect()
+        let disks = self.volumes.iter().map(|volume| volume.spec.name.clone());
+        disks.chain(self.nfs.iter().map(|(nfs, _)| nfs.name.clone())).collect()
     }
 
     /// The container is there, with their names in its record: they are its own now.
@@ -174,7 +192,9 @@ impl Attached {
 impl Drop for Attached {
     fn drop(&mut self) {
         let fresh = std::mem::take(&mut self.fresh);
-        self.volumes.clear(); // and their locks
+        // And their locks.
+        self.volumes.clear();
+        self.nfs.clear();
         // What cannot be removed now `vch volume prune` will.
         let _ = Volumes::of(&self.store).remove_anonymous(&fresh);
     }

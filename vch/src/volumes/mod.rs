@@ -1,9 +1,9 @@
-//! The volumes of a store: disks that outlive containers, a folder each.
+//! The volumes of a store: disks that outlive containers, or folders of NFS servers; a folder each.
 //!
 //! ```text
 //! STORE/volumes/.lock               held while volumes come and go
 //! STORE/volumes/NAME/volume.json    what it is (Record)
-//! STORE/volumes/NAME/disk.ext4      the disk, sparse
+//! STORE/volumes/NAME/disk.ext4      the disk, sparse; none of NFS
 //! STORE/volumes/NAME/use.lock       locked by QEMU, which inherits it, and by the monitor, as long as the VM has the disk: as a whole where it may
 //!                                   write, else shared
 //! ```
@@ -12,9 +12,10 @@
 //! one has it is asked of the kernel; nothing on the disk is trusted, for the container could write it. Only the user can look
 //! into it.
 //!
-//! [`parse`]: what the user says; [`attach`]: what a VM gets; [`share`]: folders of the host's
+//! [`parse`]: what the user says; [`attach`]: what a VM gets; [`share`]: folders of the host's; [`nfs`]: those of servers
 
 pub mod attach;
+pub mod nfs;
 pub mod parse;
 mod record;
 pub mod share;
@@ -72,6 +73,8 @@ pub struct New {
     pub name: Option<String>,
     /// In bytes; [`DEFAULT`].
     pub size: Option<u64>,
+    /// Where it is, if it is to have no disk here.
+    pub nfs: Option<nfs::Export>,
     /// What the user says of it.
     pub labels: BTreeMap<String, String>,
 }
@@ -168,13 +171,22 @@ impl Volumes {
         if let Some(volume) = self.get(&name)? {
             let same = new.labels.is_empty() || new.labels == volume.record.labels;
             ensure!(same, "volume {name:?} is there already, with other labels");
+            let same = new.nfs.is_none() || new.nfs == volume.record.nfs;
+            ensure!(same, "volume {name:?} is there already, with another driver or options");
             if let Some(size) = new.size {
                 volume.grow(size)?;
             }
             return Ok(volume);
         }
         let uuid = Uuid::from_bytes(random::bytes().context("cannot make a UUID")?);
-        let record = Record { name, uuid, created: crate::monitor::now(), labels: new.labels, anonymous };
+        let record = Record {
+            name,
+            uuid,
+            created: crate::monitor::now(),
+            labels: new.labels,
+            nfs: new.nfs,
+            anonymous,
+        };
         let pending = self.dir.join(format!("{PENDING}{}", record.name));
         let dir = self.dir.join(&record.name);
         // What someone has left who did not come to its end.
@@ -241,11 +253,14 @@ impl Volume {
         self.dir.join(DISK)
     }
 
-    /// The disk's size, and what it takes on the host's, in bytes.
+    /// The disk's size, and what it takes on the host's, in bytes. What is of NFS takes nothing here.
     ///
     /// # Errors
     /// The disk is not there.
     pub fn sizes(&self) -> Result<(u64, u64)> {
+        if self.record.nfs.is_some() {
+            return Ok((0, 0));
+        }
         let metadata =
             fs::metadata(self.disk()).with_context(|| format!("cannot look at {}", self.disk().display()))?;
         Ok((metadata.len(), metadata.blocks() * 512))
@@ -258,6 +273,10 @@ impl Volume {
     pub fn grow(&self, size: u64) -> Result<()> {
         let (now, _) = self.sizes()?;
         let name = &self.record.name;
+        ensure!(
+            self.record.nfs.is_none(),
+            "volume {name:?} is of an NFS server: its size is not ours to say"
+        );
         ensure!(size >= now, "volume {name:?} has {now} bytes: it can grow, but not shrink to {size}");
         if size > now {
             let grown = OpenOptions::new().write(true).open(self.disk()).and_then(|disk| {
@@ -303,10 +322,12 @@ fn lock(file: &File, exclusive: bool) -> Result<bool> {
 fn fill(dir: &Path, record: &Record, size: u64) -> Result<()> {
     let mut open = OpenOptions::new();
     open.create_new(true).read(true).write(true).mode(0o600);
-    let disk = open.open(dir.join(DISK))?;
-    disk.set_len(size)?;
-    mke2fs::format(&disk, record.uuid, mke2fs::For::Volume)?;
-    disk.sync_all()?;
+    if record.nfs.is_none() {
+        let disk = open.open(dir.join(DISK))?;
+        disk.set_len(size)?;
+        mke2fs::format(&disk, record.uuid, mke2fs::For::Volume)?;
+        disk.sync_all()?;
+    }
     open.open(dir.join(USE_LOCK))?;
     let mut file = open.open(dir.join(RECORD))?;
     file.write_all(&serde_json::to_vec(record)?)?;

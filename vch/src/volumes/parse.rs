@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::nfs::{Driver, Export};
 use super::{LEAST, check_name};
 use crate::size;
 
@@ -36,6 +37,8 @@ pub enum Source {
         nocopy: bool,
         /// Its size in bytes, if it matters.
         size: Option<u64>,
+        /// What it is, if it is no disk.
+        nfs: Option<Export>,
         /// Labels that it gets when it is made.
         labels: BTreeMap<String, String>,
     },
@@ -89,6 +92,7 @@ pub fn volume(text: &str) -> Result<Mount> {
             name: name.map(checked).transpose()?,
             nocopy,
             size: None,
+            nfs: None,
             labels: BTreeMap::new(),
         },
     };
@@ -119,7 +123,8 @@ struct Words {
     target: Option<String>,
     readonly: bool,
     nocopy: bool,
-    size: Option<u64>,
+    driver: Option<String>,
+    options: BTreeMap<String, String>,
     labels: BTreeMap<String, String>,
     tmpfs_size: Option<u64>,
     tmpfs_mode: Option<u32>,
@@ -140,15 +145,15 @@ impl Words {
             "target" | "dst" | "destination" => self.target = Some(place(needed()?)?),
             "readonly" | "ro" => self.readonly = flag(key, value)?,
             "volume-nocopy" => self.nocopy = flag(key, value)?,
-            "volume-opt" => self.driver_option(needed()?)?,
+            "volume-opt" => {
+                let (name, value) = driver_option(needed()?)?;
+                self.options.insert(name, value);
+            }
             "volume-label" => {
                 let (name, value) = label(needed()?)?;
                 self.labels.insert(name, value);
             }
-            "volume-driver" if needed()? != "local" => {
-                bail!("volume-driver {:?}: there is only \"local\"", needed()?)
-            }
-            "volume-driver" => {}
+            "volume-driver" => self.driver = Some(needed()?.to_owned()),
             "tmpfs-size" => self.tmpfs_size = Some(size::parse(needed()?)?),
             "tmpfs-mode" => {
                 let mode = u32::from_str_radix(needed()?, 8).ok().filter(|mode| *mode <= 0o7777);
@@ -161,14 +166,6 @@ impl Words {
         Ok(())
     }
 
-    fn driver_option(&mut self, option: &str) -> Result<()> {
-        match option.split_once('=') {
-            Some(("size", text)) => self.size = Some(size_of_volume(text)?),
-            _ => bail!("volume-opt {option:?} is not supported: size=SIZE is"),
-        }
-        Ok(())
-    }
-
     fn mount(self) -> Result<Mount> {
         let kind = self.kind.as_deref().unwrap_or("volume");
         let target = self.target.context("--mount needs target=PATH")?;
@@ -177,12 +174,14 @@ impl Words {
             bail!("{key:?} does not go with type={kind}");
         }
         let source = match (kind, self.source) {
-            ("volume", name) => Source::Volume {
-                name: name.as_deref().map(checked).transpose()?,
-                nocopy: self.nocopy,
-                size: self.size,
-                labels: self.labels,
-            },
+            ("volume", name) => {
+                let (size, nfs) = match Driver::new(self.driver.as_deref(), &self.options)? {
+                    Driver::Disk(size) => (size, None),
+                    Driver::Nfs(export) => (None, Some(export)),
+                };
+                let name = name.as_deref().map(checked).transpose()?;
+                Source::Volume { name, nocopy: self.nocopy, size, nfs, labels: self.labels }
+            }
             ("bind", Some(path)) => Source::Bind(folder(&path)?),
             ("bind", None) => bail!("type=bind needs source=DIR"),
             ("tmpfs", None) => Source::Tmpfs { size: self.tmpfs_size, mode: self.tmpfs_mode },
@@ -257,6 +256,16 @@ fn checked(name: &str) -> Result<String> {
 pub fn label(text: &str) -> Result<(String, String)> {
     let (name, value) = text.split_once('=').unwrap_or((text, ""));
     ensure!(!name.is_empty(), "label {text:?} has no name");
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// What a volume's driver is told: `NAME=VALUE`.
+///
+/// # Errors
+/// It is no such thing.
+pub fn driver_option(text: &str) -> Result<(String, String)> {
+    let (name, value) =
+        text.split_once('=').with_context(|| format!("volume-opt {text:?} is not NAME=VALUE"))?;
     Ok((name.to_owned(), value.to_owned()))
 }
 

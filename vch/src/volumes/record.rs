@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use protocol::Uuid;
 use serde::{Deserialize, Serialize};
 
+use super::nfs::Export;
+
 /// What a volume is. Written once, when it is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -18,6 +20,9 @@ pub struct Record {
     /// What the user says of it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Where it is, if it has no disk here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nfs: Option<Export>,
     /// Whether nobody has named it: then it goes with its container, where that is asked for.
     #[serde(default)]
     pub anonymous: bool,

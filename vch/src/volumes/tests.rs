@@ -12,7 +12,12 @@ fn fixture() -> (tempfile::TempDir, Volumes) {
 }
 
 fn named(name: &str, size: u64) -> New {
-    New { name: Some(name.into()), size: Some(size), labels: [("a".into(), "b".into())].into() }
+    New {
+        name: Some(name.into()),
+        size: Some(size),
+        labels: [("a".into(), "b".into())].into(),
+        ..New::default()
+    }
 }
 
 fn create(volumes: &Volumes, new: New) -> Result<Volume> {

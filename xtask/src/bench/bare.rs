@@ -67,7 +67,7 @@ impl Bare {
         options.initrd = Some(self.initrd.clone());
         options.qemu_arg = qemu.to_vec();
         let accel = vch::accel::choose(options.accel)?;
-        let boot = vch::boot::Boot::find(&options, accel)?;
+        let boot = vch::boot::Boot::find(&options)?;
         let scratch: File = tempfile::tempfile().context("making a temporary file")?;
         // The interface is a part of the machine that every kernel looks at.
         let network = vch::network::Host::open(&options.network, "", &[], &self.folder)?;
