@@ -171,6 +171,10 @@ fn host_session(checked: bool) -> Vec<u8> {
     let mut machine = protocol::MachineSpec::new(config, disks);
     machine.user = Some("me".to_owned());
     machine.network = network();
+    let stored = protocol::Stored { machine: machine.clone(), stdin: true };
+    let document = serde_json::to_vec(&stored).expect("it has no odd keys");
+    let header = protocol::stored::Header::of(&document).expect("a small document").bytes();
+    seed("stored", "disk", &[&header[..], &document].concat()).expect("a file can be written");
     let start = protocol::Start { machine, time: 1, seed: protocol::Seed([3; 32]), stdin: true };
     for message in [
         ToGuest::Start(Box::new(start)),

@@ -36,6 +36,7 @@ mod outgoing;
 mod patience;
 mod resume;
 mod session;
+pub mod stored;
 mod table;
 
 pub use error::ProtocolError;
@@ -49,5 +50,6 @@ pub use message::{Exec, ExitStatus, Failure, Report, Seed, Stage, Start, Stats, 
 pub use patience::Patience;
 pub use resume::MOST_SESSIONS;
 pub use session::{EXEC_WINDOW, WINDOW};
+pub use stored::Stored;
 pub use table::Kept;
 pub use uuid::Uuid;

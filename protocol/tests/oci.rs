@@ -41,7 +41,9 @@ fn config() -> serde_json::Value {
         "annotations": { "k": "v" },
     });
     config["linux"] = json!({
-        "namespaces": [{ "type": "pid" }, { "type": "mount" }, { "type": "time" }],
+        "namespaces": [{ "type": "pid" }, { "type": "mount" }, { "type": "time" }, { "type": "user" }],
+        "uidMappings": [{ "containerID": 0, "hostID": 100_000, "size": 65536 }],
+        "gidMappings": [{ "containerID": 1, "hostID": 2, "size": 3 }],
         "timeOffsets": { "monotonic": { "secs": -1, "nanosecs": 2 } },
         "devices": [{ "type": "c", "path": "/dev/x", "major": 1, "minor": 2, "fileMode": 0o600, "uid": 3, "gid": 4 }],
         "cgroupsPath": "/a/b",
@@ -91,10 +93,9 @@ fn unsupported_fields_are_named() {
     let base = r#"{"ociVersion":"1.0.2","process":{"cwd":"/","args":["a"]},"root":{"path":"rootfs"}"#;
     for (field, more) in [
         ("hooks", r#","hooks":{}}"#),
-        ("user", r#","linux":{"namespaces":[{"type":"user"}]}}"#),
         ("path", r#","linux":{"namespaces":[{"type":"pid","path":"/proc/1/ns/pid"}]}}"#),
-        ("uidMappings", r#","linux":{"uidMappings":[]}}"#),
-        ("gidMappings", r#","linux":{"gidMappings":[]}}"#),
+        ("hostId", r#","linux":{"uidMappings":[{"containerID":0,"hostId":0,"size":1}]}}"#),
+        ("x", r#","linux":{"gidMappings":[{"containerID":0,"hostID":0,"size":1,"x":1}]}}"#),
         ("mountLabel", r#","linux":{"mountLabel":"x"}}"#),
         ("intelRdt", r#","linux":{"intelRdt":{}}}"#),
         ("memoryPolicy", r#","linux":{"memoryPolicy":{}}}"#),
@@ -162,6 +163,8 @@ fn objects() -> Vec<(&'static str, &'static [&'static str], &'static [&'static s
         "mounts[].": Mount = Mount,
         "linux.": Linux = Linux,
         "linux.namespaces[].": LinuxNamespace = Namespace,
+        "linux.uidMappings[].": LinuxIdMapping = IdMapping,
+        "linux.gidMappings[].": LinuxIdMapping = IdMapping,
         "linux.timeOffsets{}.": LinuxTimeOffset = TimeOffset,
         "linux.devices[].": LinuxDevice = Device,
         "linux.personality.": LinuxPersonality = Personality,

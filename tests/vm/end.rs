@@ -46,10 +46,10 @@ fn on(volume: &Volume, path: &str) -> Result<String> {
 }
 
 /// An order to QEMU, as an administrator would give it.
-fn order(socket: &Path, name: &str) -> Result<()> {
+pub fn order(socket: &Path, order: &str) -> Result<()> {
     let mut qmp = BufReader::new(UnixStream::connect(socket)?);
-    for name in ["qmp_capabilities", name] {
-        writeln!(qmp.get_mut(), "{{\"execute\":\"{name}\"}}")?;
+    for order in [r#"{"execute":"qmp_capabilities"}"#, order] {
+        writeln!(qmp.get_mut(), "{order}")?;
         let mut line = String::new();
         while !line.contains("\"return\"") {
             line.clear();
@@ -60,14 +60,21 @@ fn order(socket: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The power button gives the stop signal, and the machine ends as the container does.
+/// The power button gives the stop signal, and the machine ends as the container does; so it is on a machine with ACPI and on the
+/// usual one.
 fn power_button() -> Result<()> {
+    power_button_on(&["--machine", "q35"])?;
+    power_button_on(&[])
+}
+
+fn power_button_on(machine: &[&str]) -> Result<()> {
     let dir = temporary()?;
     let socket = dir.path().join("qmp");
     let qmp = format!("--qemu-arg=unix:{},server=on,wait=off", socket.display());
     let script = "trap 'echo bye > /data/bye; exit 7' TERM; echo ready; while :; do sleep 1; done";
-    let vm = ready("end-button", &["-v", "end-data:/data", "--qemu-arg=-qmp", &qmp], script)?;
-    order(&socket, "system_powerdown")?;
+    let options = [&["-v", "end-data:/data", "--qemu-arg=-qmp", &qmp], machine].concat();
+    let vm = ready("end-button", &options, script)?;
+    order(&socket, r#"{"execute":"system_powerdown"}"#)?;
     ensure!(vm.said(&["wait", "end-button"])? == "7\n");
     eventually("the VM is gone", || qemus("end-button") == 0)?;
     ensure!(on(&volume(&vm)?, "bye")? == "bye\n");

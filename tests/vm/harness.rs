@@ -32,7 +32,11 @@ pub struct Test {
 
 impl Test {
     pub fn new(name: &str, body: fn() -> Result<()>) -> Self {
-        Self { name: name.into(), skipped: None, body: Box::new(body) }
+        Self::of(name.into(), body)
+    }
+
+    pub fn of(name: String, body: impl FnOnce() -> Result<()> + Send + 'static) -> Self {
+        Self { name, skipped: None, body: Box::new(body) }
     }
 
     /// The same test over each transport of the channel: `MODULE::NAME`, `MODULE::vsock::NAME`, `MODULE::serial::NAME`.
@@ -57,7 +61,7 @@ impl Test {
     }
 
     /// The same test, `PREFIX::MODULE::NAME`, with VMs that go on from a template where they can.
-    pub fn from_template(self, prefix: &str) -> Self {
+    pub fn restored(self, prefix: &str) -> Self {
         let body = self.body;
         let body = Box::new(move || {
             FROM_TEMPLATE.set(true);

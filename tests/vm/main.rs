@@ -23,12 +23,12 @@ mod harness;
 #[path = "../conformance/host.rs"]
 mod host;
 mod images;
-mod iso;
 mod kernels;
 mod layers;
 mod lifecycle;
 #[path = "../conformance/listing.rs"]
 mod listing;
+mod machines;
 mod monitor;
 mod network;
 mod oci;
@@ -40,6 +40,7 @@ mod streams;
 mod templates;
 mod terminal;
 mod transports;
+mod user_namespace;
 mod verity;
 mod volumes;
 
@@ -56,10 +57,10 @@ fn main() {
         failures::tests(),
         fields::tests(),
         images::tests(),
-        iso::tests(),
         kernels::tests(),
         layers::tests(),
         lifecycle::tests(),
+        machines::tests(),
         monitor::tests(),
         network::tests(),
         oci::tests(),
@@ -71,6 +72,7 @@ fn main() {
         templates::tests(),
         terminal::tests(),
         transports::tests(),
+        user_namespace::tests(),
         verity::tests(),
         volumes::tests(),
     ]

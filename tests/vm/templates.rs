@@ -30,7 +30,7 @@ pub fn tests() -> Vec<Test> {
     // What any container can do, with the same words.
     let smoke = [stdio::tests(), config::tests(), lifecycle::tests()];
     let smoke = smoke.into_iter().flatten().filter(|test| !test.is_over_another_channel());
-    all.extend(smoke.map(|test| test.from_template("templates")));
+    all.extend(smoke.map(|test| test.restored("templates")));
     all
 }
 

@@ -160,16 +160,20 @@ impl Channel {
         }
     }
 
-    /// Waits for the next message. Only for the time when nothing else can happen.
-    pub fn wait_for_message(&mut self) -> Result<ToGuest, Failure> {
-        loop {
-            self.turn()?;
-            if let Some(message) = self.message()? {
-                return Ok(message);
-            }
-            self.wait(None)?;
-            self.receive()?;
+    /// Waits for the next message, or for one of `events`: then there may be none. Only for the time when nothing else can happen.
+    pub fn next_message(&mut self, events: &Uevents) -> Result<Option<ToGuest>, Failure> {
+        self.turn()?;
+        if let Some(message) = self.message()? {
+            return Ok(Some(message));
         }
+        self.wait(None, Some(events.fd()))?;
+        self.receive()?;
+        self.message()
+    }
+
+    /// Whether the line is a UART, as machines have that know nothing of us.
+    pub fn is_uart(&self) -> bool {
+        matches!(self.line, Line::Serial(_))
     }
 
     /// Ends the streams, sends the last message and waits until the host has all of it, at most [`LAST_WORD`].
@@ -182,7 +186,7 @@ impl Channel {
             if Instant::now() >= end || self.turn().is_err() {
                 return;
             }
-            if self.wait(Some(end)).is_err() || self.receive().is_err() {
+            if self.wait(Some(end), None).is_err() || self.receive().is_err() {
                 return;
             }
             loop {
@@ -199,11 +203,13 @@ impl Channel {
         }
     }
 
-    /// Waits until something can be done, or until `end`.
-    fn wait(&self, end: Option<Instant>) -> Result<(), Failure> {
+    /// Waits until something can be done, or `other` be read, or until `end`.
+    fn wait(&self, end: Option<Instant>, other: Option<BorrowedFd>) -> Result<(), Failure> {
         let mut wanted = PollFlags::POLLIN;
         wanted.set(PollFlags::POLLOUT, self.is_sending());
-        let mut fds: Vec<_> = self.fd().map(|fd| PollFd::new(fd, wanted)).into_iter().collect();
+        let line = self.fd().map(|fd| PollFd::new(fd, wanted));
+        let other = other.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let mut fds: Vec<_> = line.into_iter().chain(other).collect();
         let timeout = timeout(end.into_iter().chain(self.due()).min());
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}

@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use crate::namespaces::wants;
+use crate::user_namespace;
 use protocol::Stage::Config;
 use protocol::oci::{Linux, NamespaceKind, Personality, Process, Spec};
 
@@ -38,6 +39,7 @@ fn linux(linux: &Linux) -> Result<(), Failure> {
             return refuse(format!("linux.namespaces has {:?} twice", namespace.kind));
         }
     }
+    user_namespace::check(linux)?;
     let has_time = linux.namespaces.iter().any(|namespace| namespace.kind == NamespaceKind::Time);
     if !linux.time_offsets.is_empty() && !has_time {
         return refuse("linux.timeOffsets needs \"time\" in linux.namespaces".into());

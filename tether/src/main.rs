@@ -44,6 +44,7 @@ mod root;
 mod sandbox;
 mod scheduling;
 mod seccomp;
+mod spec_source;
 mod statistics;
 mod stdio;
 mod template;
@@ -52,15 +53,18 @@ mod uevents;
 #[cfg(all(target_env = "musl", panic = "abort"))]
 mod unwinding;
 mod user;
+mod user_namespace;
 mod verity;
 mod volumes;
 
 use channel::Channel;
 use failure::Failure;
 use network::Network;
-use protocol::{MachineSpec, SPEC_VERSION, Stage, Start, ToGuest, ToHost};
+use protocol::{MachineSpec, ToHost};
 use relay::Relay;
+use spec_source::Order;
 use timeline::Timeline;
+use user_namespace::UserNamespace;
 use verity::Verity;
 use volumes::Volumes;
 use volumes::nfs::Exports;
@@ -106,11 +110,13 @@ fn boot_and_connect(timeline: &mut Timeline) -> Result<Channel, Failure> {
 
 /// Runs the one container that this machine is for.
 fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> {
-    let Start { mut machine, time, seed, stdin } = receive_start(channel)?;
+    let Order { mut machine, stdin, moment } = spec_source::receive(channel)?;
     timeline.step("spec");
     // Before anything is drawn, or told the time: of a copied machine, each copy had the same of both until now.
-    entropy::mix_in(&seed)?;
-    timeline::set_clock(time)?;
+    if let Some((time, seed)) = &moment {
+        entropy::mix_in(seed)?;
+        timeline::set_clock(*time)?;
+    }
     if template::is_wanted()? {
         template::take_devices(&machine)?;
         timeline.step("devices");
@@ -157,6 +163,8 @@ fn run(
     verity: &mut Option<Verity>,
     network: &mut Network,
 ) -> Result<(), Failure> {
+    check::container(&machine.config)?;
+    let user = UserNamespace::create(&machine.config)?;
     let root = root::Root::assemble(disks)?;
     timeline.step("root");
     let volumes = Volumes::mount(machine, &disks.volumes)?;
@@ -165,7 +173,7 @@ fn run(
     let outcome = network.finish(machine).and_then(|()| {
         exports.mount(machine)?;
         let deaths = process::watch_for_deaths()?;
-        let process = process::start(machine, stdin, &cgroup)?;
+        let process = process::start(machine, stdin, &cgroup, user.as_ref())?;
         let relay = Relay::new(channel, machine, &cgroup, verity, timeline, deaths, process)?;
         relay.with_network(network).with_exports(&exports).run()
     });
@@ -174,28 +182,4 @@ fn run(
     let unmounted = exports.unmount().and(volumes.unmount());
     let cleaned = ended.and_then(|()| root.disassemble());
     outcome.and(unmounted).and(cleaned)
-}
-
-fn receive_start(channel: &mut Channel) -> Result<Start, Failure> {
-    loop {
-        return match channel.wait_for_message()? {
-            ToGuest::Start(start) if start.machine.version == SPEC_VERSION => Ok(*start),
-            ToGuest::Start(start) => Err(Failure::new(
-                Stage::Spec,
-                format!(
-                    "machine spec version {}: this tether knows version {SPEC_VERSION}",
-                    start.machine.version
-                ),
-            )),
-            ToGuest::Exec(exec) => {
-                let why = Failure::new(Stage::Run, "the container does not run yet");
-                channel.refuse(exec.session, why)?;
-                continue;
-            }
-            // Said anew by a host that comes back; the start has newer ones.
-            ToGuest::Clock(_) | ToGuest::Seed(_) | ToGuest::Stats => continue,
-            // Not what it was: to write any message out takes 1/20 of tether.
-            _ => Err(Failure::new(Stage::Spec, "expected a start message, got another one")),
-        };
-    }
 }

@@ -62,6 +62,11 @@ pub fn load_vsock() -> Result<(), Failure> {
     load_folder(&format!("{INITRAMFS}/modules/vsock"))
 }
 
+/// Those for QEMU's fw_cfg: `/modules/fw_cfg/*.ko`.
+pub fn load_fw_cfg() -> Result<(), Failure> {
+    load_folder(&format!("{INITRAMFS}/modules/fw_cfg"))
+}
+
 /// Those for a firewall: `/modules/firewall/*.ko`.
 pub fn load_firewall() -> Result<(), Failure> {
     load_folder(&format!("{INITRAMFS}/modules/firewall"))

@@ -2,6 +2,7 @@
 
 use crate::cgroup::Cgroup;
 use crate::failure::{Context, Failure};
+use crate::user_namespace::UserNamespace;
 use crate::volumes::nfs::{Exports, Silence};
 use crate::{check, namespaces, power, sandbox, stdio};
 use nix::errno::Errno;
@@ -55,16 +56,23 @@ pub struct Container<'a> {
 }
 
 /// Forks the container's process. Whether the exec succeeds comes out later, by [`Process::reports`].
-pub fn start(machine: &MachineSpec, stdin: bool, cgroup: &Cgroup) -> Result<Process, Failure> {
+pub fn start(
+    machine: &MachineSpec,
+    stdin: bool,
+    cgroup: &Cgroup,
+    user: Option<&UserNamespace>,
+) -> Result<Process, Failure> {
     let config = &machine.config;
-    check::container(config)?;
+    // While children are in tether's own PID namespace, by whose /proc they are found.
+    let made = user.map(|user| user.namespaces(config, cgroup)).transpose()?;
+    let owner = user.zip(made.as_deref());
     if namespaces::wants(config, NamespaceKind::Pid) {
         unshare(CloneFlags::CLONE_NEWPID).at(Stage::Config, || "making a PID namespace")?;
         if machine.init {
             start_init(cgroup)?;
         }
     }
-    spawn(&config.process, stdin, |stdio, reporter| sandbox::enter(machine, cgroup, stdio, reporter))
+    spawn(&config.process, stdin, |stdio, reporter| sandbox::enter(machine, cgroup, owner, stdio, reporter))
 }
 
 /// Forks a process beside the container's; the same then. It is in the container's PID namespace by that: all of tether's

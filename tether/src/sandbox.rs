@@ -7,26 +7,31 @@ use crate::network::files::Mounts;
 use crate::process::{Container, Reporter, reset_signals};
 use crate::stdio::Theirs;
 use crate::user::User;
+use crate::user_namespace::{self, UserNamespace};
 use crate::{
     capabilities, devices, lsm, mounts, namespaces, root, scheduling, seccomp, stdio, user, volumes,
 };
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::setns;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{AccessFlags, Uid, access, chdir, execve, pivot_root, sethostname, setsid};
-use protocol::oci::{Personality, Process, Spec};
+use protocol::oci::{NamespaceKind, Personality, Process, Spec};
 use protocol::{Exec, MachineSpec, Seccomp, Stage, Stage::Config};
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+/// A user namespace, and the namespaces that belong to it.
+pub type Owner<'a> = (&'a UserNamespace, &'a [(OwnedFd, CloneFlags)]);
+
 /// Becomes the container's process. Returns only when that failed.
 pub fn enter(
     machine: &MachineSpec,
     cgroup: &Cgroup,
+    owner: Option<Owner<'_>>,
     stdio: Option<Theirs>,
     reporter: &Reporter,
 ) -> Result<(), Failure> {
@@ -38,20 +43,23 @@ pub fn enter(
     let mut volumes = volumes::Detached::prepare(machine)?;
     scheduling::apply(process)?;
     lsm::apply(process)?;
-    namespaces::enter(config)?;
+    namespaces::enter(config, owner.map(|(_, made)| made))?;
     kernel_settings(config)?;
     let files = Mounts::open(machine)?;
-    change_root()?;
+    change_root(owner.is_some())?;
     umask(Mode::empty());
-    for (index, mount) in config.mounts.iter().enumerate() {
+    owner.map_or(Ok(()), |(user, _)| user.own_files())?;
+    let outer = user_namespace::from_outside(config)?;
+    for (index, mount) in outer.mounts.iter().enumerate() {
         volumes.attach_above(&mount.destination)?;
         mounts::make(index, mount)?;
     }
     volumes.attach_rest()?;
-    devices::make(config)?;
+    devices::make(&outer)?;
     files.attach()?;
+    leave_the_old_root()?;
     let resolved = user::resolve(user.as_deref(), groups, &process.user)?;
-    install(process, &resolved, stdio, reporter, true)?;
+    install(config, process, &resolved, stdio, reporter, true)?;
     // The folders of `cwd` that are missing are root's, as runc makes them.
     umask(Mode::from_bits_truncate(0o022));
     fs::create_dir_all(&process.cwd).at(Config, || format!("making process.cwd {}", process.cwd))?;
@@ -62,7 +70,8 @@ pub fn enter(
     if let Some(personality) = &config.linux.personality {
         set_personality(personality)?;
     }
-    become_process(process, &resolved, user.is_some(), machine.seccomp.as_ref(), reporter)
+    let owner = owner.map(|(user, _)| user.fd());
+    become_process(process, &resolved, user.is_some(), owner, machine.seccomp.as_ref(), reporter)
 }
 
 /// Becomes a process beside the container's. Returns only when that failed.
@@ -93,22 +102,24 @@ pub fn join(
         Err(Errno::ESRCH) => return Err(Failure::new(Stage::Run, "the container has ended")),
         result => result.at(Config, || format!("joining the container ({namespaces:?})"))?,
     }
-    drop(pidfd);
     umask(Mode::empty());
     let resolved = user::resolve(user.as_deref(), container.groups, &process.user)?;
-    install(process, &resolved, stdio, reporter, false)?;
-    become_process(process, &resolved, user.is_some(), container.seccomp, reporter)
+    install(container.config, process, &resolved, stdio, reporter, false)?;
+    let owner = namespaces::wants(container.config, NamespaceKind::User).then_some(&pidfd);
+    become_process(process, &resolved, user.is_some(), owner, container.seccomp, reporter)
 }
 
 /// Puts pipes or a terminal to 0, 1 and 2.
 fn install(
+    config: &Spec,
     process: &Process,
     user: &User,
     stdio: Option<Theirs>,
     reporter: &Reporter,
     console: bool,
 ) -> Result<(), Failure> {
-    let uid = Uid::from_raw(user.uid);
+    let uid = Uid::from_raw(user_namespace::uid(config, user.uid)?);
+    user_namespace::gid(config, user.gid)?;
     match stdio {
         Some(pipes) => pipes.install(uid),
         None => {
@@ -118,16 +129,20 @@ fn install(
     }
 }
 
-/// What is the process's own, when all around it stands; and the exec. `named`: the user was given in docker's form.
+/// What is the process's own, when all around it stands; and the exec. `named`: the user was given in docker's form. `owner`: the
+/// user namespace that it is to be in.
 fn become_process(
     process: &Process,
     user: &User,
     named: bool,
+    owner: Option<&OwnedFd>,
     filter: Option<&Seccomp>,
     reporter: &Reporter,
 ) -> Result<(), Failure> {
     set_rlimits(process)?;
     umask(Mode::from_bits_truncate(process.user.umask.unwrap_or(0o022)));
+    // From here on its might is the container's.
+    owner.map_or(Ok(()), user_namespace::enter)?;
     if let Some(filter) = filter.filter(|_| !process.no_new_privileges) {
         seccomp::load(filter)?; // while we may; as in runc, it must allow what comes until the exec
     }
@@ -183,15 +198,25 @@ fn set_oom_score(process: &Process) -> Result<(), Failure> {
         .at(Config, || format!("setting process.oomScoreAdj {score}"))
 }
 
-/// Makes the overlay the root, with nothing of tether's left to reach. Mount points made from here on stay in
-/// this namespace.
-fn change_root() -> Result<(), Failure> {
+/// Makes the overlay the root. Mount points made from here on stay in this namespace. `owned`: that belongs to a user namespace.
+fn change_root(owned: bool) -> Result<(), Failure> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .at(Config, || "making all mounts private")?;
+    if owned {
+        // Mounts that come from another's are locked (mount_namespaces(7)), and a locked one becomes no root.
+        mount(Some(root::PATH), root::PATH, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .at(Config, || "mounting the new root once more")?;
+    }
     chdir(root::PATH).at(Config, || "entering the new root")?;
     pivot_root(".", ".").at(Config, || "changing to the new root")?;
-    // Both roots are at "." now; the old one is on top (pivot_root(2), "pivot_root(".", ".")").
-    umount2(".", MntFlags::MNT_DETACH).at(Config, || "leaving the old root")?;
+    chdir("/").at(Config, || "entering /")
+}
+
+/// Leaves nothing of tether's to reach. Up to now /proc and /sys were to be seen in the old root, without which a mount namespace
+/// that belongs to a user namespace gets no new ones.
+fn leave_the_old_root() -> Result<(), Failure> {
+    // Both roots are at "/"; the old one is on top (pivot_root(2), "pivot_root(".", ".")").
+    umount2("/", MntFlags::MNT_DETACH).at(Config, || "leaving the old root")?;
     chdir("/").at(Config, || "entering /")
 }
 

@@ -81,7 +81,7 @@ impl Uevents {
     }
 
     /// Events only say that it is worth looking again: what they tell is not read.
-    fn drain(&self) {
+    pub fn drain(&self) {
         let mut event = [0; 4096];
         while self.receive(&mut event).is_some() {}
     }

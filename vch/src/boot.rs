@@ -177,8 +177,8 @@ fn ovmf() -> Result<PathBuf> {
 
 fn parameters(options: &RunOptions) -> String {
     let mut words: Vec<_> = PARAMETERS.split_ascii_whitespace().collect();
-    let channel = options.channel().parameter();
-    words.push(&channel);
+    let (channel, spec) = (options.channel().parameter(), options.spec.spec_from.parameter());
+    words.extend([&*channel, &*spec]);
     if options.template.from_template.is_some() {
         words.push(template::PARAMETER);
     }
@@ -222,7 +222,7 @@ mod tests {
         let of = |options: &RunOptions| format!(" {} ", parameters(options));
         let usual = of(&options);
         assert!(usual.contains(" quiet ") && usual.contains(" panic=-1 "));
-        assert!(usual.contains(" containervm.channel=virtio-serial "));
+        assert!(usual.contains(" containervm.channel=virtio-serial containervm.spec=channel "));
         options.debug = true;
         options.machine = Some(Machine::Vmware);
         assert!(of(&options).contains(" containervm.channel=serial "));

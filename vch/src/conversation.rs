@@ -125,6 +125,11 @@ impl Conversation {
         Ok(Self { start, ..Self::adopting(Kept::new(), Phase::Booting, lossy)? })
     }
 
+    /// Of a guest that is told by other means than the channel what it is to run.
+    pub fn told_otherwise(&mut self) {
+        self.start = None;
+    }
+
     fn start_of(mut machine: MachineSpec, stdin: bool) -> Result<Box<Start>> {
         crate::seccomp::lower(&mut machine)?;
         let seed = Seed(crate::random::bytes().context("cannot read random numbers")?);
@@ -220,10 +225,12 @@ impl Conversation {
     fn take(&mut self, message: ToHost) -> Result<()> {
         match (&self.phase, message) {
             (Phase::Booting, ToHost::Ready { timeline, restored, .. }) => {
-                let Some(start) = self.start.take() else { bail!("it is ready twice") };
                 ensure!(restored == self.restored, "it says that it was {}", words(restored));
                 self.timeline.extend(if restored { copied(timeline) } else { timeline });
-                self.tell_start(start)?;
+                self.phase = Phase::Starting;
+                if let Some(start) = self.start.take() {
+                    self.tell_start(start)?;
+                }
             }
             (Phase::Starting, ToHost::Ready { timeline, .. }) if self.adopted => {
                 self.timeline.extend(timeline);

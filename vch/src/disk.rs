@@ -32,7 +32,7 @@ impl DiskFiles {
             return Ok(Self::Raw(extent.file.clone()));
         }
         let text = extents.vmdk(|extent| qemu::path(extent.file.as_raw_fd()))?;
-        let descriptor = in_memory(&text).context("cannot make a VMDK descriptor")?;
+        let descriptor = in_memory("vmdk", text.as_bytes()).context("cannot make a VMDK descriptor")?;
         let mut files: Vec<_> = extents.0.iter().map(|extent| extent.file.clone()).collect();
         files.sort_by_key(|file| file.as_raw_fd());
         files.dedup_by_key(|file| file.as_raw_fd());
@@ -52,9 +52,12 @@ impl DiskFiles {
 }
 
 /// A file in memory, open for reading only: QEMU takes no others for read-only disks.
-fn in_memory(text: &str) -> Result<File> {
-    let mut file = File::from(memfd_create("vmdk", MFdFlags::MFD_CLOEXEC)?);
-    file.write_all(text.as_bytes())?;
+///
+/// # Errors
+/// The system's.
+pub fn in_memory(name: &str, bytes: &[u8]) -> Result<File> {
+    let mut file = File::from(memfd_create(name, MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(bytes)?;
     Ok(OpenOptions::new().read(true).open(format!("/proc/self/fd/{}", file.as_raw_fd()))?)
 }
 

@@ -3,7 +3,7 @@
 //! [`run`] does what `vch run` does, with the caller's streams in place of the process's own. What stands where:
 //!
 //! - [`options`]: what can be asked for; [`size`]: docker's size words; [`commands`]: `vch ps` and the others
-//! - [`spec`], with docker's [`defaults`] and [`seccomp`] profile: the machine spec that the guest gets
+//! - [`spec`], with docker's [`defaults`] and [`seccomp`] profile: the machine spec that the guest gets; [`stored_spec`]: as a file
 //! - [`image`]: found in the store, or brought into it; [`layers`], [`scratch`], [`volumes`]: the disks, [`mke2fs`]: new ones, [`disk`]: as QEMU gets them; [`boot`]: kernel or CD; [`accel`]: KVM or TCG
 //! - [`containers`]: their folders; [`name`]: their names; [`log`]: their output, kept, [`guest_log`]: their consoles'
 //! - [`network`]: interfaces, published ports, and what `/etc/hosts` and its like say
@@ -50,6 +50,7 @@ pub mod signals;
 pub use image_builder::size;
 pub mod spec;
 pub mod stdio;
+pub mod stored_spec;
 pub mod template;
 pub mod terminal;
 pub mod text;

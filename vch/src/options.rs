@@ -5,6 +5,7 @@ pub mod limits;
 pub mod network;
 pub mod process;
 pub mod security;
+pub mod spec_from;
 pub mod template;
 pub mod volumes;
 
@@ -128,6 +129,10 @@ pub struct RunOptions {
     /// How the guest is spoken to.
     #[command(flatten)]
     pub channel: channel::ChannelOptions,
+
+    /// How the guest is told what to run.
+    #[command(flatten)]
+    pub spec: spec_from::SpecOptions,
 
     /// Boot the kernel directly, or from a CD; directly by default, but for --machine vmware
     #[arg(long, value_enum, value_name = "HOW")]

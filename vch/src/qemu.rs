@@ -16,6 +16,7 @@ use crate::accel::Accel;
 use crate::boot::Boot;
 use crate::network;
 use crate::options::RunOptions;
+use crate::options::spec_from::SpecFrom;
 use crate::size::MIB;
 use crate::template::thaw::Frozen;
 use crate::transport::Device;
@@ -49,6 +50,8 @@ pub struct Descriptors {
     pub cd: Option<RawFd>,
     /// The network interfaces; the descriptors that they name are among those held.
     pub nics: Vec<network::Device>,
+    /// The machine spec, where the guest does not get it over the channel: [`RunOptions::spec`] says how.
+    pub spec: Option<RawFd>,
     /// What it has in common with others, if it is a template, or a copy of one.
     pub frozen: Option<Frozen>,
 }
@@ -66,22 +69,22 @@ impl Descriptors {
             .chain(volumes)
             .chain(self.shares.iter().map(|(line, _)| *line))
             .chain(self.cd)
+            .chain(self.spec)
             .chain(self.held.iter().copied())
             .collect()
     }
 
     /// What the machine must have room for.
-    fn wanted(&self) -> Wanted {
-        let (layers, volumes) = (self.layers.len(), self.volumes.len());
+    fn wanted(&self, spec_from: SpecFrom) -> Wanted {
+        let layers = self.layers.len();
+        let volumes = self.volumes.len() + usize::from(self.spec.is_some() && spec_from == SpecFrom::Disk);
         Wanted {
             layers,
-            // Or what takes their places.
-            volumes: self
-                .frozen
-                .map_or(volumes, |frozen| volumes.max(frozen.disks.saturating_sub(1 + layers))),
+            volumes: self.frozen.map_or(volumes, |frozen| frozen.instead_of(volumes, layers)),
             shares: self.shares.len(),
             nics: self.nics.len(),
             channel: self.channel.is_virtio(),
+            fw_cfg: self.spec.is_some() && spec_from == SpecFrom::FwCfg,
         }
     }
 
@@ -145,7 +148,7 @@ pub fn arguments(
     add(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-rtc", "base=utc"]);
     // A guest that breaks out of its devices finds a process that can start nothing and become nobody.
     add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
-    let machine = machine::choose(options.machine, boot, accel, &descriptors.wanted())?;
+    let machine = machine::choose(options.machine, boot, accel, &descriptors.wanted(options.spec.spec_from))?;
     let (mut places, value) = (Places::of(machine), machine.value(boot));
     let memory = options.memory.div_ceil(MIB);
     if let Some(frozen) = &descriptors.frozen {
@@ -174,6 +177,10 @@ pub fn arguments(
     let channel = descriptors.channel.arguments(server, &mut places);
     add(&channel.iter().map(String::as_str).collect::<Vec<_>>());
     disks(descriptors, &mut places, &mut add);
+    if let (Some(descriptor), SpecFrom::Disk) = (descriptors.spec, options.spec.spec_from) {
+        file("spec", descriptor, true, Kept::No, &mut add);
+        add(&places.disk("spec").iter().map(String::as_str).collect::<Vec<_>>());
+    }
     shares(descriptors, &mut places, &mut add);
     nics(&descriptors.nics, &mut places, &mut add);
     if let Some(firmware) = machine.firmware(boot) {
@@ -182,7 +189,12 @@ pub fn arguments(
     // What goes on from a template boots no kernel: it can be told anything.
     let counted = options.qemu_arg.iter().any(|argument| argument == "-icount")
         || descriptors.frozen.is_some_and(|frozen| frozen.copied);
-    start(boot, descriptors, &machine.parameters(accel, options.vcpus(), counted), &mut arguments);
+    let words = machine.parameters(accel, options.vcpus(), counted);
+    if let (Some(descriptor), SpecFrom::FwCfg) = (descriptors.spec, options.spec.spec_from) {
+        let file = format!("name=opt/org.containervm/spec,file=/proc/self/fd/{descriptor}");
+        arguments.extend(["-fw_cfg".into(), file.into()]);
+    }
+    start(boot, descriptors, &words, &mut arguments);
     arguments.extend(options.qemu_arg.iter().map(OsString::from));
     Ok(arguments)
 }
@@ -319,6 +331,7 @@ mod tests {
             shares: vec![],
             cd,
             nics: vec![network::Device { backend: "user".into(), mac: Mac([2; 6]) }; 2],
+            spec: None,
         })
     }
 

@@ -20,7 +20,9 @@ use crate::disk::DiskFiles;
 use crate::layers::OpenLayer;
 use crate::network;
 use crate::options::RunOptions;
+use crate::options::spec_from::SpecFrom;
 use crate::qemu::{self, Descriptors};
+use crate::stored_spec;
 use crate::template::Thaw;
 use crate::transport::{Device, Line, pair};
 use crate::volumes::{attach::OpenVolume, share};
@@ -118,6 +120,7 @@ impl Vm {
             Boot::Direct { .. } => None,
         };
         let disks = layers.iter().map(|layer| DiskFiles::open(&layer.disk)).collect::<Result<Vec<_>>>()?;
+        let spec = stored_spec(home, options)?;
         let descriptors = Descriptors {
             listening: home.is_some(),
             held,
@@ -131,6 +134,7 @@ impl Vm {
             cd: cd.as_ref().map(File::as_raw_fd),
             nics: network.devices().to_vec(),
             frozen: thaw.map(Thaw::frozen),
+            spec: spec.as_ref().map(AsRawFd::as_raw_fd),
         };
         let outlives = home.is_some_and(|home| home.outlives);
         let arguments = qemu::arguments(name, options, accel, boot, &descriptors)?;
@@ -175,6 +179,15 @@ impl Vm {
     pub fn wait(&mut self) -> Result<Option<String>> {
         let status = self.child.wait().context("cannot wait for QEMU")?;
         Ok(verdict(status))
+    }
+}
+
+/// What it is to run, where that is not said over the channel: as the container's folder has it.
+fn stored_spec(home: Option<Home>, options: &RunOptions) -> Result<Option<File>> {
+    let (way, Some(home)) = (options.spec.spec_from, home) else { return Ok(None) };
+    match way {
+        SpecFrom::Channel => Ok(None),
+        _ => stored_spec::file(way, home.container.machine()?, home.container.record.stdin),
     }
 }
 

@@ -14,6 +14,12 @@ pub struct Linux {
     /// New namespaces for the process. It needs `mount`, for it gets a root of its own.
     #[serde(default)]
     pub namespaces: Vec<Namespace>,
+    /// Users of the user namespace, and who they are outside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uid_mappings: Vec<IdMapping>,
+    /// The same of groups.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gid_mappings: Vec<IdMapping>,
     /// Offsets of the time namespace's clocks, `monotonic` and `boottime`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub time_offsets: BTreeMap<String, TimeOffset>,
@@ -84,6 +90,22 @@ pub enum NamespaceKind {
     Network,
     /// The clocks `monotonic` and `boottime`.
     Time,
+    /// Users, groups and capabilities; the others belong to it, but for `pid`.
+    User,
+}
+
+/// `linux.uidMappings[]`, `linux.gidMappings[]`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdMapping {
+    /// The first ID inside.
+    #[serde(rename = "containerID")]
+    pub container_id: u32,
+    /// What it is outside, that is in the VM.
+    #[serde(rename = "hostID")]
+    pub host_id: u32,
+    /// How many there are, one after the other.
+    pub size: u32,
 }
 
 /// `linux.timeOffsets{}`.

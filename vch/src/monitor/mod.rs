@@ -42,6 +42,7 @@ use crate::image::{self, Prepared};
 use crate::layers::OpenLayer;
 use crate::log::{Limits, Offsets, Writer};
 use crate::options::RunOptions;
+use crate::options::spec_from::SpecFrom;
 use crate::restart::{Policy, Restarts};
 use crate::template::Thaw;
 use crate::template::create::Interrupted;
@@ -302,6 +303,9 @@ fn in_a_vm(
     };
     let mut relay = Relay::new(plan, wires, &kept.container, clients, &mut kept.log, clock)?;
     relay.bound = life == Life::Bound;
+    if options.spec.spec_from != SpecFrom::Channel {
+        relay.talk.told_otherwise();
+    }
     relay.run().map_err(|error| match shares.iter_mut().find_map(share::Running::trouble) {
         Some(trouble) => error.context(trouble),
         None => explain(error, &mut vm),

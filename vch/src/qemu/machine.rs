@@ -62,6 +62,8 @@ pub struct Wanted {
     pub nics: usize,
     /// Whether the channel is a virtio device.
     pub channel: bool,
+    /// Whether the guest reads fw_cfg.
+    pub fw_cfg: bool,
 }
 
 impl Wanted {
@@ -109,10 +111,14 @@ impl Machine {
 
     /// Whether all of that fits.
     fn has_room_for(self, wanted: &Wanted) -> Result<()> {
-        let Wanted { layers, volumes, shares, nics, channel } = *wanted;
+        let Wanted { layers, volumes, shares, nics, channel, fw_cfg } = *wanted;
         let disks = wanted.disks();
         let (name, channel) = (self.name(), usize::from(channel));
         match self {
+            Self::Microvm if fw_cfg => bail!(
+                "--machine microvm has no ACPI, without which Linux does not read fw_cfg: --spec-from channel and disk work, \
+                 or --machine q35"
+            ),
             Self::Microvm if disks + shares + nics + channel > MMIO.len() => bail!(
                 "--machine microvm has room for {} devices: these are {layers} layers, a scratch disk, {volumes} volumes, \
                  {shares} folders of the host's, {nics} network interfaces and {channel} for the channel; --machine q35 has more",
@@ -278,7 +284,7 @@ mod tests {
         Boot::Iso { firmware: None, image: "/cd".into() }
     }
 
-    const FEW: Wanted = Wanted { layers: 1, volumes: 0, shares: 0, nics: 1, channel: true };
+    const FEW: Wanted = Wanted { layers: 1, volumes: 0, shares: 0, nics: 1, channel: true, fw_cfg: false };
 
     #[test]
     fn the_best_that_can_be() {
@@ -304,6 +310,8 @@ mod tests {
         refused(Machine::Microvm, &cd(), FEW, &["no CD-ROM", "q35, pc and vmware"]);
         let many = Wanted { volumes: 2, shares: 2, ..FEW };
         refused(Machine::Microvm, &direct(true), many, &["room for 7 devices", "2 volumes", "--machine q35"]);
+        let fw_cfg = Wanted { fw_cfg: true, ..FEW };
+        refused(Machine::Microvm, &direct(true), fw_cfg, &["fw_cfg", "--spec-from channel and disk"]);
         refused(Machine::Vmware, &cd(), Wanted { shares: 1, ..FEW }, &["no virtiofs", "--machine q35"]);
         refused(Machine::Vmware, &cd(), Wanted { layers: 60, ..FEW }, &["60 layers", "59 disks"]);
         refused(Machine::Q35, &cd(), Wanted { layers: 223, ..FEW }, &["223 layers", "222 disks"]);

@@ -17,6 +17,7 @@ use super::thaw::Frozen;
 use crate::accel::Accel;
 use crate::boot::Boot;
 use crate::network;
+use crate::options::spec_from::SpecFrom;
 use crate::options::{self, Machine as Type, RunOptions};
 use crate::qemu::machine::{Wanted, choose};
 use crate::qemu::{self, Descriptors};
@@ -118,6 +119,9 @@ pub fn check(options: &RunOptions) -> Result<()> {
     if options.boot() == options::Boot::Iso {
         no("--boot iso", "what is not booted needs no CD")?;
     }
+    if options.spec.spec_from != SpecFrom::Channel {
+        no("--spec-from", "a template has gone past the place where it would look there")?;
+    }
     if options.debug {
         no("--debug", "the kernel's log is the template's, and was written when that was made")?;
     }
@@ -160,6 +164,7 @@ impl<'a> Machine<'a> {
             shares: 0,
             nics: self.nics,
             channel: self.options.channel() != Channel::Serial,
+            fw_cfg: false,
         };
         choose(self.options.machine, self.boot, self.accel, &wanted)
     }
@@ -210,6 +215,7 @@ impl<'a> Machine<'a> {
             volumes: vec![],
             shares: vec![],
             cd: None,
+            spec: None,
             nics: (0..=u8::MAX).take(self.nics).map(nic).collect(),
             frozen: Some(Frozen { disks: self.disks, memory, copied: false }),
         }

@@ -58,6 +58,11 @@ pub struct Frozen {
 }
 
 impl Frozen {
+    /// The disks beside those of `layers` and the scratch disk: those of `volumes`, and blank ones.
+    pub fn instead_of(self, volumes: usize, layers: usize) -> usize {
+        volumes.max(self.disks.saturating_sub(1 + layers))
+    }
+
     /// The memory of `size` MiB, and the wait for the state.
     pub fn arguments(self, size: u64, add: &mut impl FnMut(&[&str])) {
         // QEMU opens no memory by /dev/fdset.

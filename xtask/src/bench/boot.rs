@@ -3,17 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 use serde_json::Value;
+use vch::options::Machine;
 
 use super::bare::{self, Bare};
 use super::descendants;
 use super::figures::{median, to_float};
+use super::peers::Peers;
 use crate::process::say;
 use crate::tools::MUSL;
 use crate::workspace::Workspace;
@@ -27,15 +29,25 @@ const SHIFT: u32 = 6;
 
 /// Measures and prints.
 pub fn run(workspace: &Workspace) -> Result<()> {
+    descendants::adopt()?;
     let bootstrap = workspace.bootstrap();
-    for (name, folder) in [("our own kernel", bootstrap.join("own")), ("Debian's kernel", bootstrap)] {
-        let Some(kernel) = bare::kernel(&folder) else {
-            say(&format!("{name} is not there: `cargo xtask kernel` makes it"));
+    let own = bootstrap.join("own");
+    for (name, folder, machine) in [
+        ("our own kernel, microvm", &own, Machine::Microvm),
+        ("our own kernel, q35", &own, Machine::Q35),
+        ("Debian's kernel, q35", &bootstrap, Machine::Q35),
+    ] {
+        let Some(kernel) = bare::kernel(folder) else {
+            say(&format!("{name}: it is not there, `cargo xtask kernel` makes it"));
             continue;
         };
         println!("\n# {name}");
-        let bench = Bench::prepare(workspace, kernel, folder.join("initrd"))?;
+        // Others would have to load modules as tether does.
+        let peers = (folder, machine) == (&own, Machine::Q35);
+        let peers = peers.then(|| Peers::prepare(workspace, &kernel)).transpose()?;
+        let bench = Bench::prepare(workspace, kernel, folder.join("initrd"), machine, peers)?;
         bench.sizes(workspace)?;
+        bench.memory()?;
         bench.instructions()?;
         bench.times()?;
     }
@@ -46,18 +58,27 @@ struct Bench {
     vch: PathBuf,
     image: PathBuf,
     initrd: PathBuf,
+    machine: Machine,
     floor: Bare,
+    peers: Option<Peers>,
     folder: PathBuf,
 }
 
 impl Bench {
-    fn prepare(workspace: &Workspace, kernel: PathBuf, initrd: PathBuf) -> Result<Self> {
-        descendants::adopt()?;
+    fn prepare(
+        workspace: &Workspace,
+        kernel: PathBuf,
+        initrd: PathBuf,
+        machine: Machine,
+        peers: Option<Peers>,
+    ) -> Result<Self> {
         Ok(Self {
             vch: workspace.vch(),
             image: workspace.image(),
-            floor: Bare::prepare(workspace, "floor", kernel, &[])?,
+            floor: Bare::prepare(workspace, "floor", kernel, Some(machine), &[])?,
             initrd,
+            machine,
+            peers,
             folder: workspace.target.join("bench"),
         })
     }
@@ -74,6 +95,22 @@ impl Bench {
         println!("size of the initramfs            {}", size(&self.initrd)?);
         println!("size of the kernel               {}", size(&self.floor.kernel)?);
         println!("largest resident set of tether   {:8} KiB", self.container(&[])?.peak_rss);
+        Ok(())
+    }
+
+    /// What a small machine leaves to the container's process.
+    fn memory(&self) -> Result<()> {
+        let output = self.vch(&["-m", "128m"], &["cat", "/proc/meminfo"]).output();
+        let output = output.with_context(|| format!("starting {}", self.vch.display()))?;
+        ensure!(output.status.success(), "vch run ended with {}", output.status);
+        let said = String::from_utf8_lossy(&output.stdout);
+        let of = |name: &str| -> Result<f64> {
+            let line = said.lines().find_map(|line| line.strip_prefix(name)?.strip_suffix(" kB"));
+            Ok(to_float(line.with_context(|| format!("no {name}"))?.trim().parse()?) * 1024.0 / 1e6)
+        };
+        let (total, available) = (of("MemTotal:")?, of("MemAvailable:")?);
+        println!("of a VM of 128 MiB (134.2 MB), to the container's process");
+        println!("  MemAvailable; MemTotal         {available:8.1} MB of {total:.1} (goal: 100)");
         Ok(())
     }
 
@@ -122,6 +159,12 @@ impl Bench {
         }
         let whole: u64 = steps.iter().map(|(_, nanos)| nanos).sum();
         println!("  whole run over floor           {:8.2} x (goal: 1.10)", to_float(whole) / to_float(floor));
+        if let Some(peers) = &self.peers {
+            for peer in &peers.all {
+                let at = peers.run(peer, &options)?.at;
+                println!("  up to exec by {:<36} {:8.2}", peer.title, instructions(at));
+            }
+        }
         Ok(())
     }
 
@@ -134,6 +177,13 @@ impl Bench {
             all.entry("floor").or_default().push((floor.wall, floor.cpu));
             let vch = self.container(&[])?;
             all.entry("vch").or_default().push((vch.wall, vch.cpu));
+            if let Some(peers) = &self.peers {
+                for peer in &peers.all {
+                    let before = descendants::cpu()?;
+                    let wall = peers.run(peer, &[])?.wall;
+                    all.entry(peer.title).or_default().push((wall, descendants::cpu()? - before));
+                }
+            }
         }
         let median = |name: &str, of: fn(&(Duration, Duration)) -> Duration| {
             median(all.get(name).into_iter().flatten().map(of).collect())
@@ -144,17 +194,30 @@ impl Bench {
         println!("  floor: QEMU, kernel, power-off       {floor_wall:8.3} {floor_cpu:8.3}");
         println!("  vch run IMAGE true                   {wall:8.3} {cpu:8.3}");
         println!("  ratio (goal: 1.10)                   {:8.2} {:8.2}", wall / floor_wall, cpu / floor_cpu);
+        for peer in self.peers.iter().flat_map(|peers| &peers.all) {
+            let (wall, cpu) = (median(peer.title, |run| run.0), median(peer.title, |run| run.1));
+            println!("  {:<36} {wall:8.3} {cpu:8.3}", peer.title);
+        }
         Ok(())
     }
 
-    /// `vch run IMAGE true`, as a user runs it.
+    /// `vch run OPTIONS IMAGE COMMAND`, as a user runs it.
+    fn vch(&self, options: &[&str], words: &[&str]) -> Command {
+        let mut command = Command::new(&self.vch);
+        command.arg("run").arg("--kernel").arg(&self.floor.kernel).arg("--initrd").arg(&self.initrd);
+        let machine = self.machine.to_possible_value();
+        command.args(machine.iter().flat_map(|machine| ["--machine", machine.get_name()]));
+        command.args(options).arg(&self.image).args(words).stdin(Stdio::null());
+        command
+    }
+
+    /// A whole run of `true`.
     fn container(&self, qemu: &[String]) -> Result<Container> {
         let timeline = self.folder.join("timeline.json");
-        let mut command = Command::new(&self.vch);
-        command.arg("run").arg("--timeline").arg(&timeline);
-        command.arg("--kernel").arg(&self.floor.kernel).arg("--initrd").arg(&self.initrd);
-        command.args(qemu.iter().map(|argument| format!("--qemu-arg={argument}")));
-        command.arg(&self.image).arg("true").stdin(Stdio::null());
+        let mut options = vec!["--timeline".to_owned(), timeline.display().to_string()];
+        options.extend(qemu.iter().map(|argument| format!("--qemu-arg={argument}")));
+        let options: Vec<_> = options.iter().map(String::as_str).collect();
+        let mut command = self.vch(&options, &["true"]);
         let (before, start) = (descendants::cpu()?, Instant::now());
         let status = command.status().with_context(|| format!("starting {}", self.vch.display()))?;
         let wall = start.elapsed();
@@ -181,12 +244,8 @@ impl Bench {
     /// The same machine as vch's, with the init that only powers off.
     fn floor(&self, qemu: &[String]) -> Result<Floor> {
         let (before, start) = (descendants::cpu()?, Instant::now());
-        let mut machine = self.floor.start(qemu)?;
-        machine.wait()?;
+        let said = self.floor.run(qemu)?;
         let (wall, cpu) = (start.elapsed(), descendants::cpu()? - before);
-        let mut said = vec![];
-        machine.wires.console.read_to_end(&mut said).context("reading the console")?;
-        let said = String::from_utf8_lossy(&said).into_owned();
         let at = said.lines().find_map(|line| line.split("floor: ").nth(1)?.trim().parse().ok());
         Ok(Floor { wall, cpu, at: at.with_context(|| format!("the floor says only {said:?}"))? })
     }

@@ -63,7 +63,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     let bench = Bench {
         vch: workspace.vch(),
         image: workspace.image(),
-        bare: Bare::prepare(workspace, "port", kernel, &modules)?,
+        bare: Bare::prepare(workspace, "port", kernel, None, &modules)?,
         timeline: workspace.target.join("bench/timeline.json"),
     };
     bench.times()?;

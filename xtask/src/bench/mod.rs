@@ -15,6 +15,7 @@ mod figures;
 mod image;
 mod layers;
 mod measure;
+mod peers;
 mod template;
 
 /// What is measured.
