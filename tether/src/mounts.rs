@@ -11,9 +11,14 @@ use nix::libc;
 use nix::mount::{MsFlags, mount};
 use protocol::Stage::Config;
 use protocol::oci::Mount;
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, move_mount,
+};
 use std::ffi::CString;
 use std::fs;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -31,8 +36,41 @@ const TYPES: [(&str, &str); 7] = [
 /// `MOUNT_ATTR_RDONLY`.
 const READ_ONLY: u64 = 1;
 
-/// Makes `mounts[index]` of the config.
-pub fn make(index: usize, wanted: &Mount) -> Result<(), Failure> {
+/// Of what `mounts[index]` wants, the filesystem, not mounted anywhere yet: of proc and sysfs, which a mount namespace that belongs to a
+/// user namespace gets only while others of them are to be seen in it.
+pub fn prepare(index: usize, wanted: &Mount) -> Result<Option<OwnedFd>, Failure> {
+    let Mount { destination, kind, source, options } = wanted;
+    // What cannot be understood will be refused when it is its turn.
+    let Ok(Options { flags, cleared, data, .. }) = mount_options::parse(options) else { return Ok(None) };
+    if !["proc", "sysfs"].contains(&kind.as_str()) || flags.intersects(MsFlags::MS_REMOUNT | MsFlags::MS_BIND)
+    {
+        return Ok(None);
+    }
+    let Some(attributes) = Attributes::of(flags, cleared) else {
+        let why =
+            format!("mounts[{index}].options {options:?}: not all of them can be had in a user namespace");
+        return Err(Failure::new(Config, why));
+    };
+    let open = || {
+        let filesystem = fsopen(kind.as_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
+        let fd = filesystem.as_fd();
+        fsconfig_set_string(fd, "source", source.as_deref().unwrap_or(kind))?;
+        for option in data.split(',').filter(|option| !option.is_empty()) {
+            match option.split_once('=') {
+                Some((name, value)) => fsconfig_set_string(fd, name, value)?,
+                None => fsconfig_set_flag(fd, option)?,
+            }
+        }
+        fsconfig_create(fd)?;
+        let set = MountAttrFlags::from_bits_retain(u32::try_from(attributes.set).unwrap_or(0));
+        fsmount(fd, FsMountFlags::FSMOUNT_CLOEXEC, set)
+    };
+    let what = || format!("mounts[{index}]: making {kind} for {destination} with options {options:?}");
+    open().map(Some).map_err(std::io::Error::from).at(Config, what)
+}
+
+/// Makes `mounts[index]` of the config, by what was [prepared](prepare) for it.
+pub fn make(index: usize, wanted: &Mount, prepared: Option<OwnedFd>) -> Result<(), Failure> {
     let Mount { destination, kind, source, options } = wanted;
     let refused =
         |field: &str, why: String| Err(Failure::new(Config, format!("mounts[{index}].{field} {why}")));
@@ -85,7 +123,13 @@ pub fn make(index: usize, wanted: &Mount) -> Result<(), Failure> {
         } else {
             fs::create_dir_all(destination).at(Config, what)?;
             let (target, data) = (destination.as_str(), Some(data.as_str()));
-            mount(Some(source), target, Some(*filesystem), *flags, data).at(Config, what)?;
+            match prepared {
+                Some(tree) => {
+                    let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
+                    move_mount(tree, "", CWD, target, how).map_err(std::io::Error::from).at(Config, what)?;
+                }
+                None => mount(Some(source), target, Some(*filesystem), *flags, data).at(Config, what)?,
+            }
         }
     }
     set_attributes(destination, parsed.recursive, true).at(Config, what)?;
@@ -239,7 +283,7 @@ mod tests {
             ("options \"size=1\" are not supported", Mount { options: options(&["size=1"]), ..bind.clone() }),
             ("options [\"sync\"]: not all", Mount { options: options(&["sync"]), ..bind.clone() }),
         ] {
-            let why = make(3, &bad).unwrap_err().0.message;
+            let why = make(3, &bad, None).unwrap_err().0.message;
             assert!(why.starts_with(&format!("mounts[3].{named}")), "{why}");
         }
         let why = propagate_root("everywhere").unwrap_err().0.message;

@@ -48,22 +48,17 @@ pub fn enter(
     kernel_settings(config)?;
     let files = Mounts::open(machine)?;
     owner.map_or(Ok(()), |(user, _)| files.all().try_for_each(|file| user.give(file)))?;
-    change_root(owner.is_some())?;
-    if owner.is_none() {
-        // At once: as long as it lies over the new one, a symbolic link of the image's that leads to `..` of `/` leads there.
-        leave_the_old_root()?;
-    }
-    umask(Mode::empty());
     let outer = user_namespace::from_outside(config)?;
-    for (index, mount) in outer.mounts.iter().enumerate() {
+    let prepare = |(index, mount)| owner.map_or(Ok(None), |_| mounts::prepare(index, mount));
+    let prepared = outer.mounts.iter().enumerate().map(prepare).collect::<Result<Vec<_>, _>>()?;
+    change_root(owner.is_some())?;
+    umask(Mode::empty());
+    for ((index, mount), prepared) in outer.mounts.iter().enumerate().zip(prepared) {
         volumes.attach_above(&mount.destination)?;
-        mounts::make(index, mount)?;
+        mounts::make(index, mount, prepared)?;
     }
     volumes.attach_rest()?;
     devices::make(&outer)?;
-    if owner.is_some() {
-        leave_the_old_root()?;
-    }
     files.attach()?;
     let resolved = user::resolve(user.as_deref(), groups, &process.user)?;
     install(config, process, &resolved, stdio, reporter, true)?;
@@ -205,7 +200,7 @@ fn set_oom_score(process: &Process) -> Result<(), Failure> {
         .at(Config, || format!("setting process.oomScoreAdj {score}"))
 }
 
-/// Makes the overlay the root. Mount points made from here on stay in this namespace. `owned`: that belongs to a user namespace.
+/// Makes the overlay the root, with nothing of tether's left to reach. Mount points made from here on stay in this namespace. `owned`: that belongs to a user namespace.
 fn change_root(owned: bool) -> Result<(), Failure> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .at(Config, || "making all mounts private")?;
@@ -216,14 +211,9 @@ fn change_root(owned: bool) -> Result<(), Failure> {
     }
     chdir(root::PATH).at(Config, || "entering the new root")?;
     pivot_root(".", ".").at(Config, || "changing to the new root")?;
-    chdir("/").at(Config, || "entering /")
-}
-
-/// Leaves nothing of tether's to reach. Up to now /proc and /sys were to be seen in the old root, without which a mount namespace
-/// that belongs to a user namespace gets no new ones.
-fn leave_the_old_root() -> Result<(), Failure> {
-    // Both roots are at "/"; the old one is on top (pivot_root(2), "pivot_root(".", ".")").
-    umount2("/", MntFlags::MNT_DETACH).at(Config, || "leaving the old root")?;
+    // Both roots are at "." now; the old one is on top (pivot_root(2), "pivot_root(".", ".")"). It goes at once: as long as it lies
+    // there, a symbolic link of the image's that leads to `..` of `/` leads there.
+    umount2(".", MntFlags::MNT_DETACH).at(Config, || "leaving the old root")?;
     chdir("/").at(Config, || "entering /")
 }
 
