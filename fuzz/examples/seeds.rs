@@ -76,7 +76,7 @@ fn guest_session() -> Vec<u8> {
     let mut said = channel::exchange(&mut host, &mut guest);
     let timeline = vec![Step { name: "boot".to_owned(), at: 12 }];
     let send = |guest: &mut GuestLink, message| guest.send(&message).expect("a small message");
-    send(&mut guest, ToHost::Ready { tether: "0.1".to_owned(), timeline: timeline.clone() });
+    send(&mut guest, ToHost::Ready { tether: "0.1".to_owned(), timeline: timeline.clone(), restored: false });
     send(&mut guest, ToHost::Started { timeline: timeline.clone() });
     send(&mut guest, ToHost::Damaged { layer: 0, block: 77 });
     send(&mut guest, ToHost::Stats(protocol::Stats { pids: 3, ..Default::default() }));

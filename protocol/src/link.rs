@@ -66,6 +66,13 @@ impl<In: DeserializeOwned, Out: Serialize> Link<In, Out> {
         link
     }
 
+    /// The end of a host whose guest stands still waiting for it, and has knocked where nobody hears it any more.
+    pub fn greeting(nonce: Nonce, checked: bool) -> Self {
+        let mut link = Self::new(Side::Host, nonce, checked, None);
+        link.line.greet(false);
+        link
+    }
+
     /// Waits for the guest's knock, on a new line that the guest has opened or will open.
     pub fn listen(&mut self) {
         self.line.listen();

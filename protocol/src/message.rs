@@ -122,6 +122,9 @@ pub enum ToHost {
         tether: String,
         /// The steps since the kernel's start.
         timeline: Vec<Step>,
+        /// Whether the machine stood still here until it was copied: the steps are those of the one that all copies are of.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        restored: bool,
     },
     /// The container's process runs: `execve` has succeeded.
     Started {

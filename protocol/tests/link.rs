@@ -110,7 +110,7 @@ fn an_end_is_confirmed_when_all_was_used() {
 #[test]
 fn messages_go_both_ways_in_pieces() {
     let (mut host, mut guest) = pair();
-    let long = ToHost::Ready { tether: "x".repeat(900_000), timeline: vec![] };
+    let long = ToHost::Ready { tether: "x".repeat(900_000), timeline: vec![], restored: false };
     guest.send(&long).unwrap();
     guest.send(&long).unwrap();
     host.send(&ToGuest::Resize { session: 0, height: 24, width: 80 }).unwrap();
@@ -126,7 +126,11 @@ fn messages_go_both_ways_in_pieces() {
     assert_eq!(host.event(), Ok(None), "the second waits for the first to be taken");
     exchange(&mut host, &mut guest);
     assert!(host.event() == Ok(Some(Event::Message(long))));
-    assert!(guest.send(&ToHost::Ready { tether: "x".repeat(1 << 20), timeline: vec![] }).is_err());
+    assert!(
+        guest
+            .send(&ToHost::Ready { tether: "x".repeat(1 << 20), timeline: vec![], restored: false })
+            .is_err()
+    );
 }
 
 #[test]

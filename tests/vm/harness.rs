@@ -6,6 +6,7 @@ use image_builder::store::LayerStore;
 use image_builder::testimage;
 use libtest_mimic::{Failed, Trial};
 use protocol::MachineSpec;
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use vch::containers::{Container, Record};
 use vch::options::Kernel;
 use vch::options::channel::ChannelOptions;
+use vch::options::template::Choice;
 use vch::transport::{Channel, Vhost};
 use vch::vm::Home;
 use vch::{Outcome, RunOptions, Stdio};
@@ -53,6 +55,23 @@ impl Test {
         self
     }
 
+    /// Whether its line to the guest is not the usual one.
+    pub fn is_over_another_channel(&self) -> bool {
+        ["::vsock::", "::serial::"].iter().any(|word| self.name.contains(word))
+    }
+
+    /// The same test, `PREFIX::MODULE::NAME`, with VMs that go on from a template where they can.
+    pub fn restored(self, prefix: &str) -> Self {
+        let body = self.body;
+        let body = Box::new(move || {
+            FROM_TEMPLATE.set(true);
+            let result = body();
+            FROM_TEMPLATE.set(false);
+            result
+        });
+        Self { name: format!("{prefix}::{}", self.name), skipped: self.skipped, body }
+    }
+
     pub fn into_trial(self) -> Trial {
         if let Some(why) = &self.skipped {
             eprintln!("SKIPPED {}: {why}", self.name);
@@ -62,6 +81,33 @@ impl Test {
             Trial::test(self.name, move || body().map_err(|error| Failed::from(format!("{error:#}"))));
         trial.with_ignored_flag(self.skipped.is_some())
     }
+}
+
+thread_local! {
+    /// Whether this thread's VMs are to go on from a template where they can.
+    static FROM_TEMPLATE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether VMs are to go on from a template where they can; `CONTAINERVM_FROM_TEMPLATE=auto` says so for all tests.
+fn from_template() -> bool {
+    FROM_TEMPLATE.get() || std::env::var_os("CONTAINERVM_FROM_TEMPLATE").is_some_and(|value| value == "auto")
+}
+
+/// The options of a VM that boots, where it cannot do otherwise.
+fn or_boot(mut options: RunOptions) -> RunOptions {
+    if vch::template::machine::check(&options).is_err() {
+        options.template.from_template = None;
+    }
+    options
+}
+
+/// Whether `vch run` with these words, and what else tests ask for, can go on from a template.
+fn can_be_restored(words: &[&str]) -> bool {
+    let is_host_path = |word: &str| word.starts_with(['/', '.']) || word.contains("type=bind");
+    let booted = ["--debug", "iso", "--boot=iso", "vsock", "--channel=vsock"];
+    !words
+        .iter()
+        .any(|word| booted.contains(word) || is_host_path(word) || word.starts_with("--from-template"))
 }
 
 /// Lists functions of a module as tests.
@@ -183,6 +229,7 @@ pub fn options(image: &str, command: &[&str]) -> RunOptions {
     (options.kernel, options.initrd) = (Some(Kernel::File(kernel)), Some(initrd));
     options.iso = Some(iso());
     options.store = Some(store());
+    options.template.from_template = from_template().then_some(Choice::Auto);
     options
 }
 
@@ -231,7 +278,7 @@ pub fn run_with(options: &RunOptions, stdin: OwnedFd) -> Result<Ran> {
         stderr: stderr.try_clone()?.into(),
         signals: None,
     };
-    let outcome = vch::run(options, &stdio)?;
+    let outcome = vch::run(&or_boot(options.clone()), &stdio)?;
     Ok(Ran { outcome, stdout: contents(stdout)?, stderr: contents(stderr)? })
 }
 
@@ -271,6 +318,7 @@ pub fn command_with_store(store: &Path, name: &str, options: &[&str], arguments:
     let mut command = Command::new(vch());
     command.args(["run", "--rm", "--name", name, "--store"]).arg(store);
     command.args(kernel_words());
+    command.args((from_template() && can_be_restored(options)).then_some("--from-template"));
     command.args(options).arg(busybox()).args(arguments);
     command.stdin(Child::null()).stdout(Child::piped()).stderr(Child::piped());
     command
@@ -353,6 +401,9 @@ fn start_in(
     options: &RunOptions,
     layers: &[(&Path, protocol::Uuid)],
 ) -> Result<Running> {
+    let mut options = options.clone();
+    options.template.from_template = None;
+    let options = &options;
     let accel = vch::accel::choose(options.accel)?;
     let boot = vch::boot::Boot::find(options)?;
     let scratch_uuid = protocol::Uuid::from_bytes(vch::random::bytes()?);
@@ -372,8 +423,19 @@ fn start_in(
     // Where the spec goes another way than the channel, it is taken from there.
     container.map_or(Ok(()), |container| container.keep_machine(&machine))?;
     let home = container.map(|container| Home { container, outlives: false });
-    let (vm, wires) =
-        vch::vm::Vm::start("tests", home, options, accel, &boot, &scratch, &layers, &[], &[], &network)?;
+    let (vm, wires) = vch::vm::Vm::start(
+        "tests",
+        home,
+        options,
+        accel,
+        &boot,
+        &scratch,
+        &layers,
+        &[],
+        &[],
+        &network,
+        None,
+    )?;
     Ok(Running { vm, wires, machine, layers })
 }
 
@@ -417,6 +479,7 @@ pub fn machine(
         stdin: false,
         debug: false,
         boot_timeout: Duration::from_secs(180),
+        restore: None,
     };
     let container = container(&store(), options)?;
     let outcome = vch::run_in(plan, wires, container, &stdio, options);

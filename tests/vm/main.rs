@@ -38,6 +38,7 @@ mod signals;
 mod stdio;
 mod streams;
 mod subpath;
+mod templates;
 mod terminal;
 mod transports;
 mod user_namespace;
@@ -70,6 +71,7 @@ fn main() {
         stdio::tests(),
         streams::tests(),
         subpath::tests(),
+        templates::tests(),
         terminal::tests(),
         transports::tests(),
         user_namespace::tests(),

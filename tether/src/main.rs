@@ -47,6 +47,7 @@ mod seccomp;
 mod spec_source;
 mod statistics;
 mod stdio;
+mod template;
 mod timeline;
 mod uevents;
 #[cfg(all(target_env = "musl", panic = "abort"))]
@@ -92,10 +93,17 @@ fn boot_and_connect(timeline: &mut Timeline) -> Result<Channel, Failure> {
     let events = uevents::Uevents::open()?;
     modules::load_always()?;
     timeline.step("modules");
+    boot::bring_loopback_up()?;
+    let restored = template::is_wanted()?;
+    if restored {
+        template::prepare()?;
+        timeline.step("template");
+    }
     let mut channel = Channel::open(&events)?;
     channel.send(&ToHost::Ready {
         tether: env!("CARGO_PKG_VERSION").into(),
         timeline: timeline.take("channel"),
+        restored,
     })?;
     Ok(channel)
 }
@@ -104,6 +112,15 @@ fn boot_and_connect(timeline: &mut Timeline) -> Result<Channel, Failure> {
 fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> {
     let Order { mut machine, stdin, moment } = spec_source::receive(channel)?;
     timeline.step("spec");
+    // Before anything is drawn, or told the time: of a copied machine, each copy had the same of both until now.
+    if let Some((time, seed)) = &moment {
+        entropy::mix_in(seed)?;
+        timeline::set_clock(*time)?;
+    }
+    if template::is_wanted()? {
+        template::take_devices(&machine)?;
+        timeline.step("devices");
+    }
     if verity::is_wanted(&machine.disks.layers) {
         modules::load_verity()?;
         timeline.step("verity modules");
@@ -120,11 +137,6 @@ fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> 
         network::load_modules(&machine)?;
         timeline.step("network modules");
     }
-    if let Some((time, seed)) = &moment {
-        timeline::set_clock(*time)?;
-        entropy::mix_in(seed)?;
-    }
-    boot::bring_loopback_up()?;
     let mut network = Network::begin(&machine)?;
     timeline.step("network");
     devices::add_the_machines(&mut machine)?;

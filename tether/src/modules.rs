@@ -88,6 +88,9 @@ fn load_folder(folder: &str) -> Result<(), Failure> {
 }
 
 fn load(path: &Path) -> Result<(), Failure> {
+    if is_loaded(path) {
+        return Ok(());
+    }
     let file = File::open(path).at(Modules, || format!("opening {}", path.display()))?;
     // SAFETY: finit_module(2) takes an open file, a C string and flags; all three outlive the call.
     let result = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
@@ -95,6 +98,12 @@ fn load(path: &Path) -> Result<(), Failure> {
         Ok(_) | Err(Errno::EEXIST) => Ok(()),
         Err(errno) => Err(Failure::system(Modules, format!("loading {}", path.display()), errno)),
     }
+}
+
+/// Whether the module of a file `NUMBER-NAME.ko` is there already: to find that out by loading it costs as much as loading it.
+fn is_loaded(path: &Path) -> bool {
+    let name = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.split_once('-'));
+    name.is_some_and(|(_, name)| Path::new("/sys/module").join(name.replace('-', "_")).exists())
 }
 
 #[cfg(test)]

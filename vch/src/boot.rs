@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::host_tsc;
 use crate::options::{self, Firmware, Kernel, Machine, RunOptions};
+use crate::template;
 
 /// The kernel's parameters, one line, the same from a CD: silence on the slow console, a panic ends the VM.
 const PARAMETERS: &str = include_str!("../../iso/cmdline");
@@ -178,6 +179,9 @@ fn parameters(options: &RunOptions) -> String {
     let mut words: Vec<_> = PARAMETERS.split_ascii_whitespace().collect();
     let (channel, spec) = (options.channel().parameter(), options.spec.spec_from.parameter());
     words.extend([&*channel, &*spec]);
+    if options.template.from_template.is_some() {
+        words.push(template::PARAMETER);
+    }
     if options.debug {
         words.retain(|word| *word != "quiet");
         words.push("loglevel=7");

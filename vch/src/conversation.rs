@@ -8,7 +8,7 @@
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use protocol::oci::{ConsoleSize, Process};
 use protocol::{
     Event, ExitStatus, Failure, HostLink, Kept, MachineSpec, Seed, Start, Stats, Step, Stream, ToGuest,
@@ -60,6 +60,8 @@ pub struct Conversation {
     connected: bool,
     /// Whether it may say again what another host has taken, and may not have confirmed.
     adopted: bool,
+    /// Whether it is to be a copy of a template.
+    restored: bool,
     unmounted: bool,
     /// For each layer, whether the guest may still say that it is damaged.
     checked: Vec<bool>,
@@ -89,6 +91,19 @@ impl Conversation {
         let checked = machine.disks.layers.iter().map(|layer| layer.verity.is_some()).collect();
         let start = Some(Self::start_of(machine, stdin)?);
         Ok(Self { checked, start, ..Self::over(HostLink::host(nonce, lossy), Phase::Booting) })
+    }
+
+    /// The same with a guest that is a copy of one that was frozen where it waits for this.
+    ///
+    /// # Errors
+    /// As [`Conversation::new`].
+    pub fn with_copy(machine: MachineSpec, stdin: bool, lossy: bool) -> Result<Self> {
+        let nonce = crate::random::bytes().context("cannot read random numbers")?;
+        Ok(Self {
+            link: HostLink::greeting(nonce, lossy),
+            restored: true,
+            ..Self::new(machine, stdin, lossy)?
+        })
     }
 
     /// Goes on with a guest that has `kept` so much of its output with us, in `phase`, which is not [`Phase::Booting`]; the
@@ -133,6 +148,7 @@ impl Conversation {
             start: None,
             connected: false,
             adopted: false,
+            restored: false,
             unmounted: false,
             // Of an adopted guest it is not known which layers have a hash tree.
             checked: vec![true; MOST_LAYERS],
@@ -212,8 +228,9 @@ impl Conversation {
 
     fn take(&mut self, message: ToHost) -> Result<()> {
         match (&self.phase, message) {
-            (Phase::Booting, ToHost::Ready { timeline, .. }) => {
-                self.timeline.extend(timeline);
+            (Phase::Booting, ToHost::Ready { timeline, restored, .. }) => {
+                ensure!(restored == self.restored, "it says that it was {}", words(restored));
+                self.timeline.extend(if restored { copied(timeline) } else { timeline });
                 self.phase = Phase::Starting;
                 if let Some(start) = self.start.take() {
                     self.tell_start(start)?;
@@ -367,6 +384,21 @@ impl Conversation {
             }
         }
     }
+}
+
+/// How it came up.
+fn words(restored: bool) -> &'static str {
+    if restored { "copied from a template" } else { "booted" }
+}
+
+/// What a copy has done of the steps up to where it was frozen: nothing. They have taken no time of its own.
+fn copied(template: Vec<Step>) -> Vec<Step> {
+    template
+        .into_iter()
+        .next_back()
+        .map(|last| Step { name: "restored".to_owned(), ..last })
+        .into_iter()
+        .collect()
 }
 
 /// The clock, as the guest is told: nanoseconds since 1970.

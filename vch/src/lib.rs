@@ -10,6 +10,7 @@
 //! - [`monitor`]: the process that a container has on the host; [`conversation`]: what it says to the guest, in the protocol's order; [`execs`]: what runs beside the container's process
 //! - [`transport`]: what carries the channel; [`qemu`]: the command line, [`qemu::machine`]: the machine types, [`host_tsc`]: a clock for one of them; [`vm`]: the process; [`qmp`], [`console`]: what it says
 //! - [`mod@line`]: between two processes of ours; [`client`]: the user's side of it; [`stdio`], [`terminal`], [`signals`], [`progress`]: the user
+//! - [`template`]: machines that were booted before, and are copied instead of booting
 //! - [`exit`]: the outcome, its exit code and its sentence; [`timeline`]: what happened when
 
 pub mod accel;
@@ -50,6 +51,7 @@ pub use image_builder::size;
 pub mod spec;
 pub mod stdio;
 pub mod stored_spec;
+pub mod template;
 pub mod terminal;
 pub mod text;
 pub mod timeline;

@@ -8,7 +8,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use vch::commands::{attach, exec, inspect, kill, logs, port, ps, rm, run, stats, stop, volume, wait};
+use vch::commands::{
+    attach, exec, inspect, kill, logs, port, ps, rm, run, stats, stop, template, volume, wait,
+};
 use vch::containers::Containers;
 use vch::exit::OURS;
 use vch::monitor::{self, Life};
@@ -62,6 +64,9 @@ enum Command {
     /// Manage volumes
     #[command(subcommand)]
     Volume(volume::Command),
+    /// Manage templates: machines that are copied instead of booting, with `vch run --from-template`
+    #[command(subcommand)]
+    Template(Box<template::Command>),
     /// For `vch run`: monitor a new container; stdin is the line to the first client
     #[command(hide = true)]
     Monitor(Box<Arguments>),
@@ -106,6 +111,7 @@ fn obey(command: Command) -> Result<u8> {
         Command::Kill(options) => kill::run(&options, say),
         Command::Wait(options) => wait::run(&options, say),
         Command::Rm(options) => rm::run(&options, say),
+        Command::Template(command) => template::run(&command, say),
         Command::Volume(command) => volume::run(&command, say),
         Command::Monitor(arguments) => {
             let first = std::io::stdin().as_fd().try_clone_to_owned().context("there is no client")?;

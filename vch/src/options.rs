@@ -7,6 +7,7 @@ pub mod network;
 pub mod process;
 pub mod security;
 pub mod spec_from;
+pub mod template;
 pub mod user_namespace;
 pub mod volumes;
 
@@ -142,6 +143,10 @@ pub struct RunOptions {
     /// Boot the kernel directly, or from a CD; directly by default, but for --machine vmware
     #[arg(long, value_enum, value_name = "HOW")]
     pub boot: Option<Boot>,
+
+    /// Whether to boot at all.
+    #[command(flatten)]
+    pub template: template::TemplateOptions,
 
     /// Kernel to boot: our own or Debian's, or a bzImage or PVH vmlinux; our own by default, where it was built
     #[arg(long, value_name = "own|debian|PATH")]
@@ -293,7 +298,7 @@ fn parse(arguments: impl IntoIterator<Item = String>) -> Result<RunOptions, clap
     command.try_get_matches_from(arguments).and_then(|m| Arguments::from_arg_matches(&m)).map(|a| a.0)
 }
 
-fn memory(text: &str) -> Result<u64> {
+pub(crate) fn memory(text: &str) -> Result<u64> {
     at_least(text, LEAST_MEMORY, "a containerVM needs")
 }
 
@@ -309,14 +314,14 @@ fn at_least(text: &str, least: u64, who: &str) -> Result<u64> {
     Ok(size)
 }
 
-fn cpus(text: &str) -> Result<f64> {
+pub(crate) fn cpus(text: &str) -> Result<f64> {
     match text.parse::<f64>() {
         Ok(count) if (LEAST_CPUS..=f64::from(MOST_CPUS)).contains(&count) => Ok(count),
         _ => bail!("a containerVM has {LEAST_CPUS} to {MOST_CPUS} CPUs"),
     }
 }
 
-fn seconds(text: &str) -> Result<Duration> {
+pub(crate) fn seconds(text: &str) -> Result<Duration> {
     Ok(Duration::from_secs(text.parse()?))
 }
 

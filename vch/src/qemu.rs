@@ -18,6 +18,7 @@ use crate::network;
 use crate::options::RunOptions;
 use crate::options::spec_from::SpecFrom;
 use crate::size::MIB;
+use crate::template::thaw::Frozen;
 use crate::transport::Device;
 use machine::{Places, Wanted};
 
@@ -37,8 +38,8 @@ pub struct Descriptors {
     pub console: RawFd,
     /// QMP's socket.
     pub monitor: RawFd,
-    /// The scratch disk.
-    pub scratch: RawFd,
+    /// The scratch disk; a template has none.
+    pub scratch: Option<RawFd>,
     /// The layer disks.
     pub layers: Vec<Disk>,
     /// The volumes' disks, and whether each is only read.
@@ -51,16 +52,19 @@ pub struct Descriptors {
     pub nics: Vec<network::Device>,
     /// The machine spec, where the guest does not get it over the channel: [`RunOptions::spec`] says how.
     pub spec: Option<RawFd>,
+    /// What it has in common with others, if it is a template, or a copy of one.
+    pub frozen: Option<Frozen>,
 }
 
 impl Descriptors {
     /// All of them.
     pub fn all(&self) -> Vec<RawFd> {
-        let fixed = [self.channel.descriptor(), self.console, self.monitor, self.scratch];
+        let fixed = [self.channel.descriptor(), self.console, self.monitor];
         let layers = self.layers.iter().flat_map(Disk::all);
         let volumes = self.volumes.iter().map(|(disk, _)| *disk);
         fixed
             .into_iter()
+            .chain(self.scratch)
             .chain(layers)
             .chain(volumes)
             .chain(self.shares.iter().map(|(line, _)| *line))
@@ -73,9 +77,11 @@ impl Descriptors {
     /// What the machine must have room for.
     fn wanted(&self, options: &RunOptions) -> Wanted {
         let spec_from = options.spec.spec_from;
+        let layers = self.layers.len();
+        let volumes = self.volumes.len() + usize::from(self.spec.is_some() && spec_from == SpecFrom::Disk);
         Wanted {
-            layers: self.layers.len(),
-            volumes: self.volumes.len() + usize::from(self.spec.is_some() && spec_from == SpecFrom::Disk),
+            layers,
+            volumes: self.frozen.map_or(volumes, |frozen| frozen.instead_of(volumes, layers)),
             shares: self.shares.len(),
             nics: self.nics.len(),
             channel: self.channel.is_virtio(),
@@ -147,7 +153,10 @@ pub fn arguments(
     let machine = machine::choose(options.machine, boot, accel, &descriptors.wanted(options))?;
     let (mut places, value) = (Places::of(machine), machine.value(boot));
     let memory = options.memory.div_ceil(MIB);
-    if descriptors.channel.shares_memory() || !descriptors.shares.is_empty() {
+    if let Some(frozen) = &descriptors.frozen {
+        frozen.arguments(memory, &mut add);
+        add(&["-machine", &format!("{value},memory-backend=memory")]);
+    } else if descriptors.channel.shares_memory() || !descriptors.shares.is_empty() {
         add(&["-object", &format!("memory-backend-memfd,id=memory,size={memory}M,share=on")]);
         add(&["-machine", &format!("{value},memory-backend=memory")]);
     } else {
@@ -179,7 +188,9 @@ pub fn arguments(
     if let Some(firmware) = machine.firmware(boot) {
         arguments.extend(["-bios".into(), firmware.into()]);
     }
-    let counted = options.qemu_arg.iter().any(|argument| argument == "-icount");
+    // What goes on from a template boots no kernel: it can be told anything.
+    let counted = options.qemu_arg.iter().any(|argument| argument == "-icount")
+        || descriptors.frozen.is_some_and(|frozen| frozen.copied);
     let words = machine.parameters(accel, options.vcpus(), counted);
     if let (Some(descriptor), SpecFrom::FwCfg) = (descriptors.spec, options.spec.spec_from) {
         let file = format!("name=opt/org.containervm/spec,file=/proc/self/fd/{descriptor}");
@@ -192,7 +203,8 @@ pub fn arguments(
 
 fn disks(descriptors: &Descriptors, places: &mut Places, add: &mut impl FnMut(&[&str])) {
     let Descriptors { layers, volumes, .. } = descriptors;
-    for i in 0..=layers.len() + volumes.len() {
+    let count = layers.len() + volumes.len() + 1;
+    for i in 0..descriptors.frozen.map_or(count, |frozen| count.max(frozen.disks)) {
         let node = format!("disk{i}");
         let layer = i.checked_sub(1).and_then(|i| layers.get(i));
         let volume = i.checked_sub(1 + layers.len()).and_then(|i| volumes.get(i));
@@ -200,7 +212,10 @@ fn disks(descriptors: &Descriptors, places: &mut Places, add: &mut impl FnMut(&[
             (Some(Disk::Raw(descriptor)), _) => file(&node, *descriptor, true, Kept::No, add),
             (Some(Disk::Vmdk(descriptor, parts)), _) => vmdk(&node, *descriptor, parts, add),
             (_, Some((descriptor, read_only))) => file(&node, *descriptor, *read_only, Kept::Yes, add),
-            _ => file(&node, descriptors.scratch, false, Kept::No, add),
+            _ => match descriptors.scratch.filter(|_| i == 0) {
+                Some(scratch) => file(&node, scratch, false, Kept::No, add),
+                None => blank(&node, add),
+            },
         }
         add(&places.disk(&node).iter().map(String::as_str).collect::<Vec<_>>());
     }
@@ -217,8 +232,12 @@ fn shares(descriptors: &Descriptors, places: &mut Places, add: &mut impl FnMut(&
 
 fn nics(nics: &[network::Device], places: &mut Places, add: &mut impl FnMut(&[&str])) {
     for (number, network::Device { backend, mac }) in nics.iter().enumerate() {
-        add(&["-netdev", &format!("{backend},id=net{number}")]);
-        add(&["-device", &format!("{},netdev=net{number},mac={mac}", places.nic())]);
+        let mut connected = String::new();
+        if !backend.is_empty() {
+            add(&["-netdev", &format!("{backend},id=net{number}")]);
+            connected = format!("netdev=net{number},");
+        }
+        add(&["-device", &format!("{},{connected}mac={mac}", places.nic())]);
     }
 }
 
@@ -237,6 +256,12 @@ fn file(node: &str, descriptor: RawFd, read_only: bool, kept: Kept, add: &mut im
         "driver": "file", "node-name": node, "filename": path(descriptor),
         "read-only": read_only, "discard": "unmap", "cache": {"no-flush": kept == Kept::No},
     });
+    add(&["-blockdev", &node.to_string()]);
+}
+
+/// Makes the block node `node` of nothing: it reads as zeros.
+fn blank(node: &str, add: &mut impl FnMut(&[&str])) {
+    let node = json!({"driver": "null-co", "node-name": node, "read-zeroes": true});
     add(&["-blockdev", &node.to_string()]);
 }
 
@@ -301,7 +326,8 @@ mod tests {
             channel: channel(File::open("/dev/null")?),
             console: 4,
             monitor: 5,
-            scratch: 6,
+            scratch: Some(6),
+            frozen: None,
             layers,
             volumes: vec![],
             shares: vec![],

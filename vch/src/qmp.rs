@@ -16,6 +16,8 @@ pub const CAPABILITIES: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
 pub enum Event {
     /// The machine stops: `SHUTDOWN`'s reason, such as `guest-shutdown`, `guest-reset` or `host-signal`.
     Shutdown(String),
+    /// What QEMU was told to do it does not: why, for people.
+    Refused(String),
     /// Someone presses the power button: `POWERDOWN`.
     PowerButton,
     /// The machine goes on after it was stopped: `RESUME`.
@@ -33,6 +35,8 @@ pub enum Event {
 #[derive(Default)]
 pub struct Monitor {
     line: Vec<u8>,
+    /// Whether what was said matters: then refusals are told of.
+    pub refusals: bool,
 }
 
 impl Monitor {
@@ -41,7 +45,7 @@ impl Monitor {
         let mut events = Vec::new();
         for byte in bytes {
             if *byte == b'\n' {
-                events.extend(event(&self.line));
+                events.extend(event(&self.line, self.refusals));
                 self.line.clear();
             } else if self.line.len() < LINE {
                 self.line.push(*byte);
@@ -51,8 +55,12 @@ impl Monitor {
     }
 }
 
-fn event(line: &[u8]) -> Option<Event> {
+fn event(line: &[u8], refusals: bool) -> Option<Event> {
     let message: Value = serde_json::from_slice(line).ok()?;
+    if let Some(error) = message.get("error").filter(|_| refusals) {
+        let why = error.get("desc").and_then(Value::as_str).unwrap_or("it does not say why");
+        return Some(Event::Refused(why.to_owned()));
+    }
     let data = message.get("data");
     let text = |name: &str| data?.get(name)?.as_str();
     match message.get("event")?.as_str()? {

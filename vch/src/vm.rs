@@ -1,5 +1,6 @@
 //! A QEMU process, and the lines to it.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -22,12 +23,14 @@ use crate::options::RunOptions;
 use crate::options::spec_from::SpecFrom;
 use crate::qemu::{self, Descriptors};
 use crate::stored_spec;
+use crate::template::Thaw;
 use crate::transport::{Device, Line, pair};
 use crate::volumes::{attach::OpenVolume, share};
 
 const CONSOLE: &str = "console";
 const QMP: &str = "qmp";
-const QEMU: &str = "qemu-system-x86_64";
+/// The program.
+pub const QEMU: &str = "qemu-system-x86_64";
 
 /// Our ends of the lines to a VM, all non-blocking. When the VM is gone they all end, for nobody else holds the others.
 #[derive(Debug)]
@@ -94,6 +97,7 @@ impl Vm {
         volumes: &[OpenVolume],
         shares: &[share::Running],
         network: &network::Host,
+        thaw: Option<&Thaw>,
     ) -> Result<(Self, Wires)> {
         let dir = home.map(|home| &*home.container.dir);
         let transport = match home {
@@ -107,7 +111,8 @@ impl Vm {
         let lock = home.map(|home| home.container.lock_vm()).transpose()?;
         let held = layers.iter().flat_map(|layer| &layer.held).chain(&lock);
         let held = held.chain(volumes.iter().map(|volume| &volume.held));
-        let held: Vec<_> = held.map(File::as_raw_fd).chain(network.inherited()).collect();
+        let held = held.map(File::as_raw_fd).chain(network.inherited());
+        let held: Vec<_> = held.chain(thaw.into_iter().flat_map(Thaw::inherited)).collect();
         let cd = match boot {
             Boot::Iso { image, .. } => {
                 Some(File::open(image).with_context(|| format!("cannot open {}", image.display()))?)
@@ -122,20 +127,38 @@ impl Vm {
             channel: device,
             console: theirs_console.as_raw_fd(),
             monitor: theirs_monitor.as_raw_fd(),
-            scratch: scratch.as_raw_fd(),
+            scratch: Some(scratch.as_raw_fd()),
             layers: disks.iter().map(DiskFiles::descriptors).collect(),
             volumes: volumes.iter().map(|volume| (volume.disk.as_raw_fd(), volume.spec.shared)).collect(),
             shares: shares.iter().map(|share| (share.line.as_raw_fd(), share.tag.clone())).collect(),
             cd: cd.as_ref().map(File::as_raw_fd),
             nics: network.devices().to_vec(),
+            frozen: thaw.map(Thaw::frozen),
             spec: spec.as_ref().map(AsRawFd::as_raw_fd),
         };
+        let outlives = home.is_some_and(|home| home.outlives);
+        let arguments = qemu::arguments(name, options, accel, boot, &descriptors)?;
+        let (vm, errors) = Self::spawn(arguments, &descriptors, outlives)?;
+        for line in [&console, &monitor] {
+            line.set_nonblocking(true)?;
+        }
+        Ok((vm, Wires { channel, console, monitor, errors: Some(errors) }))
+    }
+
+    /// Starts QEMU with these arguments, and gives its stderr. The descriptors must be open until then.
+    ///
+    /// # Errors
+    /// QEMU is not installed or cannot be started.
+    pub fn spawn(
+        arguments: Vec<OsString>,
+        descriptors: &Descriptors,
+        outlives: bool,
+    ) -> Result<(Self, OwnedFd)> {
         descriptors.make_room()?;
         let mut command = Command::new(QEMU);
-        command.args(qemu::arguments(name, options, accel, boot, &descriptors)?);
+        command.args(arguments);
         // A process group of its own: ^C at the terminal is for us to act on.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
-        let outlives = home.is_some_and(|home| home.outlives);
         // Before the descriptors are opened to what is executed: the helper needs none of them.
         if let Device::VhostUser(helper) = &descriptors.channel {
             helper.start_with(&mut command);
@@ -146,10 +169,7 @@ impl Vm {
         let vm = Self { child };
         let errors = errors.context("QEMU has no stderr")?;
         fcntl(&errors, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        for line in [&console, &monitor] {
-            line.set_nonblocking(true)?;
-        }
-        Ok((vm, Wires { channel, console, monitor, errors: Some(errors) }))
+        Ok((vm, errors))
     }
 
     /// Waits for QEMU, whose lines have ended, and says how it ended if that was not of its own will.

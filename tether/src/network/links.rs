@@ -140,6 +140,11 @@ fn change_link(index: u32, flags: u32) -> Message {
     Message::new(NEW_LINK, 0, &[[0; 4], index, flags, flags].concat())
 }
 
+/// Gives an interface another MAC address.
+pub fn set_mac(netlink: &mut Netlink, index: u32, mac: Mac) -> nix::Result<()> {
+    netlink.request(change_link(index, 0).with(LINK_ADDRESS, &mac.0))
+}
+
 /// Sets the MTU of an interface that is up.
 pub fn set_mtu(netlink: &mut Netlink, index: u32, mtu: u32) -> nix::Result<()> {
     netlink.request(change_link(index, 0).with(LINK_MTU, &mtu.to_ne_bytes()))

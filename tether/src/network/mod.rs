@@ -37,6 +37,19 @@ pub fn load_modules(machine: &MachineSpec) -> Result<(), Failure> {
     modules::load_network()
 }
 
+/// Gives these interfaces the MAC addresses that the machine's NICs are to have, in their order: a copy's have the template's.
+pub fn take_addresses(machine: &MachineSpec, names: &[String]) -> Result<(), Failure> {
+    let mut netlink = Netlink::open().at(Stage::Network, || "opening a netlink socket")?;
+    let links = links::list(&mut netlink)?;
+    for (nic, name) in machine.network.nics.iter().zip(names) {
+        if let Some(link) = links.iter().find(|link| link.name == *name) {
+            links::set_mac(&mut netlink, link.index, nic.mac)
+                .at(Stage::Network, || format!("giving {name} the MAC address {}", nic.mac))?;
+        }
+    }
+    Ok(())
+}
+
 impl Network {
     /// Sets up the interfaces, and begins to ask DHCP servers.
     pub fn begin(machine: &MachineSpec) -> Result<Self, Failure> {

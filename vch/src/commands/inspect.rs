@@ -55,6 +55,7 @@ fn object(store: &Store, container: &Container) -> Result<Value> {
         "State": state(&store.state(container)?, container),
         "RestartCount": container.run()?.restarts,
         "RestartPolicy": record.restart,
+        "Template": record.template,
         "AutoRemove": record.remove,
         "LogPath": container.log(),
         "Config": {

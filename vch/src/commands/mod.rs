@@ -11,6 +11,7 @@ pub mod rm;
 pub mod run;
 pub mod stats;
 pub mod stop;
+pub mod template;
 pub mod time;
 pub mod volume;
 pub mod wait;

@@ -51,6 +51,9 @@ pub struct Record {
     /// When it is started again.
     #[serde(default)]
     pub restart: Policy,
+    /// The ID of the template that its VMs are copies of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
 }
 
 impl Record {
@@ -73,6 +76,7 @@ impl Record {
             spec_from: SpecFrom::default(),
             health: None,
             restart: Policy::No,
+            template: None,
         }
     }
 }

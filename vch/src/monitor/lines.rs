@@ -139,6 +139,7 @@ impl Relay<'_> {
                 Event::Shutdown(reason) => self.shutdown = Some(reason),
                 Event::PowerButton if self.button == Button::Up => self.button = Button::Pressed,
                 Event::PowerButton => {}
+                Event::Refused(why) => return Err(anyhow!("QEMU cannot restore the template: {why}")),
                 Event::Resumed => self.talk.refresh()?,
                 Event::DiskError { no_space: true, .. } => {
                     return Err(anyhow!(

@@ -44,11 +44,13 @@ use crate::log::{Limits, Offsets, Writer};
 use crate::options::RunOptions;
 use crate::options::spec_from::SpecFrom;
 use crate::restart::{Policy, Restarts};
+use crate::template::Thaw;
+use crate::template::create::Interrupted;
 use crate::timeline::Clock;
 use crate::vm::{Home, Vm};
 use crate::volumes::attach::Attached;
 use crate::volumes::share;
-use crate::{mke2fs, name, network, random, scratch, signal_names, spec, volumes};
+use crate::{mke2fs, name, network, random, scratch, signal_names, spec, template, volumes};
 
 pub use obey::asks_to_end;
 
@@ -161,6 +163,7 @@ fn start(
         options.restart == Policy::No || !options.rm,
         "--rm and --restart exclude each other: what is removed at its end cannot be started again"
     );
+    template::machine::check(options)?;
     let attach = attached(clients)?;
     let store = store(options)?;
     let containers = Containers::of(&store);
@@ -196,6 +199,17 @@ fn start(
         length <= MOST_SPEC,
         "the command and the environment are too long: {length} bytes as JSON, at most {MOST_SPEC} fit"
     );
+    let thaw = match template::for_run(options, accel, &boot, &machine, &store, &mut || interrupted(clients))
+    {
+        Err(error) => match error.downcast_ref::<Interrupted>() {
+            Some(Interrupted(signal)) => return Ok(killed(*signal, clock)),
+            None => return Err(error),
+        },
+        thaw => thaw?,
+    };
+    if thaw.is_some() {
+        clock.step("the template is there");
+    }
     // With a journal, which the next VM's kernel replays: what a guest has left on it is nothing for a program of the host's.
     let lifetime = if options.restart == Policy::No { mke2fs::For::Scratch } else { mke2fs::For::Volume };
     let scratch = scratch::create(&store, options.scratch_size, uuid, lifetime)?;
@@ -213,6 +227,7 @@ fn start(
     record.transport = options.transport()?;
     record.spec_from = options.spec.spec_from;
     record.restart = options.restart;
+    record.template = thaw.as_ref().map(|thaw| thaw.record.id.clone());
     record.health = Check::of(health.as_ref(), &options.health)?;
     let container = containers.create(record)?;
     container.keep_machine(&machine)?;
@@ -223,7 +238,7 @@ fn start(
     // Whoever has asked for it can find it from now on, whatever becomes of this process.
     clients.tell(&ToClient::Created(id));
     clients.flush();
-    let parts = Parts { options, accel, boot, scratch, layers: layers.into(), volumes, network };
+    let parts = Parts { options, accel, boot, scratch, layers: layers.into(), volumes, network, thaw };
     let mut restarts = Restarts::new(options.restart, 0);
     loop {
         let result = in_a_vm(&parts, &machine, attach.stdin, life, clients, kept, clock);
@@ -243,6 +258,8 @@ struct Parts<'a> {
     layers: Arc<[OpenLayer]>,
     volumes: Attached,
     network: network::Host,
+    /// What they are copies of, if they do not boot.
+    thaw: Option<Thaw>,
 }
 
 /// Starts a VM, and relays until it has ended.
@@ -255,7 +272,7 @@ fn in_a_vm(
     kept: &mut Kept,
     mut clock: Clock,
 ) -> Result<Outcome> {
-    let Parts { options, accel, boot, scratch, layers, volumes, network } = parts;
+    let Parts { options, accel, boot, scratch, layers, volumes, network, thaw } = parts;
     let home = Home { container: &kept.container, outlives: life == Life::Own };
     let share = |wanted| share::Running::start(wanted, &kept.container, home.outlives);
     let mut shares = volumes.shares.iter().map(share).collect::<Result<Vec<_>>>()?;
@@ -271,6 +288,7 @@ fn in_a_vm(
         &volumes.volumes,
         &shares,
         network,
+        thaw.as_ref(),
     )?;
     clock.step("QEMU is started");
     let plan = Plan {
@@ -282,6 +300,7 @@ fn in_a_vm(
             Accel::Kvm => Duration::from_secs(60),
             Accel::Tcg => Duration::from_secs(180),
         }),
+        restore: thaw.as_ref().map(Thaw::restore).transpose()?,
     };
     let mut relay = Relay::new(plan, wires, &kept.container, clients, &mut kept.log, clock)?;
     relay.bound = life == Life::Bound;

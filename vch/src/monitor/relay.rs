@@ -29,6 +29,7 @@ use crate::guest_log::GuestLog;
 use crate::layers::OpenLayer;
 use crate::log::Writer;
 use crate::qmp::{CAPABILITIES, Monitor};
+use crate::template::thaw::Restore;
 use crate::timeline::Clock;
 use crate::vm::Wires;
 
@@ -58,6 +59,8 @@ pub struct Plan {
     pub debug: bool,
     /// How long it may take until the container's process has started.
     pub boot_timeout: Duration,
+    /// What QEMU is to be told before the VM goes on, if it is a copy of a template.
+    pub restore: Option<Restore>,
 }
 
 /// Something to wait for.
@@ -121,8 +124,17 @@ impl<'a> Relay<'a> {
         clock: Clock,
     ) -> Result<Self> {
         let size = plan.machine.config.process.console_size;
-        let talk = Conversation::new(plan.machine, plan.stdin, wires.channel.is_lossy())?;
+        let lossy = wires.channel.is_lossy();
+        let talk = match plan.restore {
+            Some(_) => Conversation::with_copy(plan.machine, plan.stdin, lossy)?,
+            None => Conversation::new(plan.machine, plan.stdin, lossy)?,
+        };
         let mut relay = Self::over(talk, wires, container, clients, log, clock);
+        if let Some(restore) = plan.restore {
+            // As those before it.
+            let _ = restore.tell(&relay.wires.monitor);
+            relay.monitor.refusals = true;
+        }
         relay.deadline = Some(Instant::now() + plan.boot_timeout);
         (relay.size, relay.layers) = (size, plan.layers);
         (relay.debug, relay.boot_timeout) = (plan.debug, plan.boot_timeout);

@@ -80,7 +80,7 @@ impl Guest {
 
     /// Up to the start of the container.
     fn started(mut self) -> Self {
-        self.send(&ToHost::Ready { tether: "test".into(), timeline: vec![] });
+        self.send(&ToHost::Ready { tether: "test".into(), timeline: vec![], restored: false });
         assert!(matches!(self.message(), ToGuest::Start(start) if start.time > 0));
         self.send(&ToHost::Started { timeline: vec![] });
         self
@@ -143,7 +143,7 @@ fn plan(boot_timeout: Duration) -> Plan {
     let layer = OpenLayer::whole(Uuid::nil(), file, "layer 1 of 1".into()).unwrap();
     let disks = Disks { layers: vec![layer.spec(true).unwrap()], scratch: Uuid::nil() };
     let machine = MachineSpec { init: true, ..MachineSpec::new(protocol::oci::Spec::default(), disks) };
-    Plan { machine, layers: [layer].into(), stdin: true, debug: false, boot_timeout }
+    Plan { machine, layers: [layer].into(), stdin: true, debug: false, boot_timeout, restore: None }
 }
 
 fn container(store: &std::path::Path) -> Container {
@@ -312,8 +312,9 @@ fn liars() {
     let told = error(between(early, drop, MINUTE));
     assert!(told.contains("it says Exited while booting"), "{told}");
 
-    let twice =
-        |guest: Guest| guest.started().send(&ToHost::Ready { tether: String::new(), timeline: vec![] });
+    let twice = |guest: Guest| {
+        guest.started().send(&ToHost::Ready { tether: String::new(), timeline: vec![], restored: false });
+    };
     let told = error(between(twice, drop, MINUTE));
     assert!(told.contains("it says Ready while the container runs"), "{told}");
 
@@ -377,7 +378,7 @@ fn a_guest_that_does_not_come_up() {
     assert!(told.contains("had not got as far as tether; the console's last line: SeaBIOS"), "{told}");
     let stuck = |mut guest: Guest| {
         let step = protocol::Step { name: "channel".into(), at: 1 };
-        guest.send(&ToHost::Ready { tether: String::new(), timeline: vec![step] });
+        guest.send(&ToHost::Ready { tether: String::new(), timeline: vec![step], restored: false });
         while guest.pump() {}
     };
     let told = error(between(stuck, drop, Duration::from_millis(300)));
@@ -444,7 +445,7 @@ fn signals_stop_a_start_and_are_passed_on_once() {
 #[test]
 fn a_failure_comes_with_its_stage() {
     let guest = |mut guest: Guest| {
-        guest.send(&ToHost::Ready { tether: String::new(), timeline: vec![] });
+        guest.send(&ToHost::Ready { tether: String::new(), timeline: vec![], restored: false });
         guest.message();
         guest.send(&ToHost::Failed(protocol::Failure {
             stage: protocol::Stage::Exec,

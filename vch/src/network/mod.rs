@@ -201,7 +201,7 @@ pub struct Host {
 /// One interface of QEMU's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// What it is connected to: the value of `-netdev`, less its `id`.
+    /// What it is connected to: the value of `-netdev`, less its `id`; empty: nothing, as a template's.
     pub backend: String,
     /// Its MAC address.
     pub mac: Mac,

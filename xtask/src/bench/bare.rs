@@ -82,7 +82,7 @@ impl Bare {
         // The interface is a part of the machine that every kernel looks at.
         let network = vch::network::Host::open(&options.network, "", &[], &self.folder)?;
         let (vm, wires) =
-            Vm::start(self.name, None, &options, accel, &boot, &scratch, &[], &[], &[], &network)?;
+            Vm::start(self.name, None, &options, accel, &boot, &scratch, &[], &[], &[], &network, None)?;
         Ok(Running { vm, wires, _network: network })
     }
 

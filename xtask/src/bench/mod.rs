@@ -1,4 +1,4 @@
-//! `cargo xtask bench [boot|channel|image]`: what things cost, beside a floor measured in the same run. Nothing is asserted.
+//! `cargo xtask bench [boot|template|channel|image]`: what things cost, beside a floor measured in the same run. Nothing is asserted.
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -16,12 +16,15 @@ mod image;
 mod layers;
 mod measure;
 mod peers;
+mod template;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Subject {
     /// A containerVM, beside the same machine with an init that only powers off.
     Boot,
+    /// A containerVM that goes on from a template, beside one that boots.
+    Template,
     /// Stdio of a containerVM, beside the bare port that it goes through.
     Channel,
     /// Layer disks, beside inflating and hashing alone, and beside other programs.
@@ -35,6 +38,11 @@ pub fn run(workspace: &Workspace, subject: Option<Subject>, no_install: bool) ->
         tools::ensure(Task::Run, no_install)?;
         build::all(workspace, no_install)?;
         boot::run(workspace)?;
+    }
+    if wanted(Subject::Template) {
+        tools::ensure(Task::Run, no_install)?;
+        build::all(workspace, no_install)?;
+        template::run(workspace)?;
     }
     if wanted(Subject::Channel) {
         tools::ensure(Task::BenchChannel, no_install)?;

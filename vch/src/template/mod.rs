@@ -1,0 +1,413 @@
+//! Templates: machines that were booted, and frozen where tether waits for what to run. A container's VM goes on from there,
+//! in place of booting: its memory is the template's until it writes to it.
+//!
+//! ```text
+//! STORE/templates/.lock              held while one is made or removed
+//! STORE/templates/.digests.json      what large files were when they were last read (Digests)
+//! STORE/templates/KEY/template.json  what it is (Record)
+//! STORE/templates/KEY/memory         its memory, sparse
+//! STORE/templates/KEY/state          its devices, as QEMU writes them
+//! ```
+//!
+//! Promises: a folder that has its name is whole, and on the host's disk; a template is only used for a machine that would have
+//! booted exactly so (the [key](machine::Key)), and only while its files are as they were written; a VM that has begun needs
+//! nothing of it any more. Only the user can look into it: it has all that the guest's kernel knew.
+//!
+//! [`machine`]: what a template and its copies have in common; [`create`]: boots and freezes; [`thaw`]: what a copy is started with;
+//! [`digests`]: of files
+
+pub mod create;
+pub mod digests;
+pub mod machine;
+pub mod thaw;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use image_builder::digest::Digest;
+use protocol::MachineSpec;
+use serde::{Deserialize, Serialize};
+
+pub use thaw::Thaw;
+
+use crate::accel::Accel;
+use crate::boot::Boot;
+use crate::containers::{private_dir, read};
+use crate::name;
+use crate::options::RunOptions;
+use crate::options::template::Choice;
+use digests::Digests;
+use machine::{Key, Machine};
+
+/// How the kernel's command line tells tether that its machine will be frozen.
+pub const PARAMETER: &str = "containervm.template";
+/// Digits of a key that its folder is called by.
+const DIGITS: usize = 24;
+
+const PENDING: &str = ".pending-";
+const LOCK: &str = ".lock";
+const RECORD: &str = "template.json";
+const MEMORY: &str = "memory";
+const STATE: &str = "state";
+/// The largest state that is read, in bytes: it has some 400,000.
+const MOST_STATE: u64 = 64 << 20;
+
+/// All templates of a store.
+#[derive(Clone, Debug)]
+pub struct Templates {
+    dir: PathBuf,
+}
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub struct Template {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// What it is.
+    pub record: Record,
+}
+
+/// What is written down of a template. Written last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Record {
+    /// Its folder's name.
+    pub id: String,
+    /// As the user calls it, if at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// When it was frozen: seconds since 1970.
+    pub created: u64,
+    /// QEMU's version, as it says it.
+    pub qemu: String,
+    /// What its copies must have in common with it.
+    pub key: Key,
+    /// The files whose digests are in the key.
+    pub files: BTreeMap<String, PathBuf>,
+    /// The memory: bytes, and when it was last written to, in nanoseconds since 1970. (To read all of it would take longer than to
+    /// boot.)
+    pub memory: (u64, i64),
+    /// The state: bytes, and SHA-256.
+    pub state: (u64, String),
+}
+
+/// Held while templates come and go.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "the lock is the open file's")] File);
+
+impl Templates {
+    /// Those of the store in `store`; the folder is made when the first one is.
+    pub fn of(store: &Path) -> Self {
+        Self { dir: store.join("templates") }
+    }
+
+    /// What is known of files.
+    pub fn digests(&self) -> Digests {
+        Digests::of(&self.dir)
+    }
+
+    /// Keeps all others from making and removing templates; none while another does.
+    ///
+    /// # Errors
+    /// The store cannot be written to.
+    pub fn try_lock(&self) -> Result<Option<Lock>> {
+        private_dir(&self.dir, true)?;
+        let path = self.dir.join(LOCK);
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+            }
+        }
+    }
+
+    /// All, the oldest first.
+    ///
+    /// # Errors
+    /// A folder or a record cannot be read.
+    pub fn list(&self) -> Result<Vec<Template>> {
+        let entries = match fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(vec![]),
+            entries => entries.with_context(|| format!("cannot read {}", self.dir.display()))?,
+        };
+        let mut all = vec![];
+        for entry in entries {
+            let entry = entry.with_context(|| format!("cannot read {}", self.dir.display()))?;
+            if let Some(id) = entry.file_name().to_str().filter(|id| is_id(id)) {
+                all.extend(self.get(id)?);
+            }
+        }
+        all.sort_by(|a, b| (a.record.created, &a.record.id).cmp(&(b.record.created, &b.record.id)));
+        Ok(all)
+    }
+
+    /// The one in the folder of that name, if there is one.
+    fn get(&self, id: &str) -> Result<Option<Template>> {
+        let dir = self.dir.join(id);
+        let Some(record) = read::<Record>(&dir.join(RECORD))? else { return Ok(None) };
+        ensure!(record.id == id, "{} is the record of another template", dir.join(RECORD).display());
+        Ok(Some(Template { dir, record }))
+    }
+
+    /// The one that `text` means: its name, its ID, or the first digits of that.
+    ///
+    /// # Errors
+    /// There is none; the digits begin several IDs.
+    pub fn find(&self, text: &str) -> Result<Template> {
+        let mut all = self.list()?;
+        if let Some(named) = all.iter().position(|template| template.record.name.as_deref() == Some(text)) {
+            return Ok(all.swap_remove(named));
+        }
+        all.retain(|template| !text.is_empty() && template.record.id.starts_with(text));
+        ensure!(all.len() < 2, "{text:?} begins the IDs of several templates: give more digits");
+        all.pop().with_context(|| format!("no such template: {text}; `vch template create` makes one"))
+    }
+
+    /// Calls a template by a name that no other has.
+    ///
+    /// # Errors
+    /// It has another one; another one has it.
+    pub fn call(&self, template: &mut Template, name: &str, _lock: &Lock) -> Result<()> {
+        check_name(name)?;
+        match &template.record.name {
+            Some(old) if old == name => return Ok(()),
+            Some(old) => bail!("the template for this machine is there already, and is called {old:?}"),
+            None => {}
+        }
+        for other in self.list()? {
+            ensure!(
+                other.record.name.as_deref() != Some(name),
+                "template {name:?} is there already, for another machine: `vch template rm {name}` removes it"
+            );
+        }
+        template.record.name = Some(name.to_owned());
+        keep(&template.dir, &template.record)
+    }
+
+    /// Removes a template. VMs that were copied from it go on.
+    ///
+    /// # Errors
+    /// The folder cannot be removed.
+    pub fn remove(&self, template: &Template, _lock: &Lock) -> Result<()> {
+        // Without its record it is no template, even if not all of it can be removed.
+        fs::remove_file(template.dir.join(RECORD))
+            .and_then(|()| fs::remove_dir_all(&template.dir))
+            .with_context(|| format!("cannot remove {}", template.dir.display()))
+    }
+
+    /// The one that `choice` means, for `machine`, opened: with [`Choice::Auto`] it is made if there is none, or none that is whole.
+    /// `look` is asked now and then whether to give up.
+    ///
+    /// # Errors
+    /// There is no such template; it is for another machine; it is not whole; [`create::make`]'s.
+    pub fn open(&self, choice: &Choice, machine: &Machine, look: &mut create::Look) -> Result<Thaw> {
+        match choice {
+            Choice::Auto => {
+                let key = machine.rounded().key(&mut self.digests())?;
+                match self.whole(&key) {
+                    Some(thaw) => Ok(thaw),
+                    None => self.make_and_open(&key, &machine.rounded(), look),
+                }
+            }
+            Choice::Named(text) => {
+                let template = self.find(text)?;
+                let key = machine.with_disks(template.record.key.disks()).key(&mut self.digests())?;
+                if let Some(difference) = template.record.key.difference(&key) {
+                    bail!("template {text} is for another machine: {difference}");
+                }
+                template.open().with_context(|| {
+                    format!(
+                        "template {text} is not whole: remove it (`vch template rm {text}`) and make another"
+                    )
+                })
+            }
+        }
+    }
+
+    /// The one with this key, if it is there and whole.
+    pub fn whole(&self, key: &Key) -> Option<Thaw> {
+        let template = self.get(&key.id()).ok()??;
+        (template.record.key == *key).then(|| template.open().ok())?
+    }
+
+    /// Makes the one with this key, unless someone else has just done so.
+    fn make_and_open(&self, key: &Key, machine: &Machine, look: &mut create::Look) -> Result<Thaw> {
+        let lock = create::wait_for_lock(self, look)?;
+        if let Some(thaw) = self.whole(key) {
+            return Ok(thaw);
+        }
+        self.make(key, machine, None, &lock, look)?.open()
+    }
+
+    /// Makes a template, in the place of one with the same key if there is one.
+    ///
+    /// # Errors
+    /// [`create::freeze`]'s; the store's.
+    pub fn make(
+        &self,
+        key: &Key,
+        machine: &Machine,
+        name: Option<&str>,
+        _lock: &Lock,
+        look: &mut create::Look,
+    ) -> Result<Template> {
+        let id = key.id();
+        let (pending, dir) = (self.dir.join(format!("{PENDING}{id}")), self.dir.join(&id));
+        clear(&pending)?;
+        private_dir(&pending, false)?;
+        let made = create::freeze(&pending, machine, look).and_then(|frozen| {
+            let record = Record {
+                id: id.clone(),
+                name: name.map(str::to_owned),
+                created: crate::monitor::now(),
+                qemu: frozen.qemu,
+                key: key.clone(),
+                files: machine.files()?,
+                memory: frozen.memory,
+                state: frozen.state,
+            };
+            keep(&pending, &record)?;
+            clear(&dir)?;
+            fs::rename(&pending, &dir).and_then(|()| File::open(&self.dir)?.sync_all())?;
+            Ok(Template { dir, record })
+        });
+        made.inspect_err(|_| drop(fs::remove_dir_all(&pending))).context("cannot make a template")
+    }
+}
+
+/// What the VM of a container goes on from, if it is not to boot; `machine` is what it is to run.
+///
+/// # Errors
+/// [`Templates::open`]'s.
+pub fn for_run(
+    options: &RunOptions,
+    accel: Accel,
+    boot: &Boot,
+    machine: &MachineSpec,
+    store: &Path,
+    look: &mut create::Look,
+) -> Result<Option<Thaw>> {
+    let Some(choice) = &options.template.from_template else { return Ok(None) };
+    if let (Boot::Direct { initrd, .. }, false) = (boot, machine.nfs.is_empty()) {
+        let mut modules = initrd.clone().into_os_string();
+        modules.push(".nfs");
+        ensure!(
+            !Path::new(&modules).exists(),
+            "NFS volumes and --from-template exclude each other with this kernel: its modules for NFS are no part of a \
+             template; --kernel own has all built in"
+        );
+    }
+    let disks = machine.disks.layers.len() + machine.volumes.len() + 1;
+    let wanted = Machine::new(options, accel, boot, disks, machine.network.nics.len())?;
+    Templates::of(store).open(choice, &wanted, look).map(Some)
+}
+
+impl Template {
+    /// Opens its files, if they are as they were written.
+    ///
+    /// # Errors
+    /// They are not.
+    pub fn open(&self) -> Result<Thaw> {
+        let open = |name, writable| {
+            let path = self.dir.join(name);
+            let file = OpenOptions::new().read(true).write(writable).open(&path);
+            file.with_context(|| format!("cannot open {}", path.display()))
+        };
+        // QEMU opens it for writing, too, and writes nothing to it.
+        let (memory, state) = (open(MEMORY, true)?, open(STATE, false)?);
+        let found = written(&memory)?;
+        ensure!(
+            found == self.record.memory,
+            "its memory was changed: {found:?}, not {:?}",
+            self.record.memory
+        );
+        ensure!(digest(&state)? == self.record.state, "its state was changed");
+        Thaw::new(self.record.clone(), memory, state)
+    }
+
+    /// What would keep all from using it: a file that it was made of is another one now, or its own are.
+    pub fn trouble(&self, digests: &mut Digests) -> Option<String> {
+        for (what, path) in &self.record.files {
+            match digests.digest(path) {
+                Err(error) => return Some(format!("{error:#}")),
+                Ok(digest) if self.record.key.digests.get(what) != Some(&digest) => {
+                    return Some(format!("{} is another {what} now", path.display()));
+                }
+                Ok(_) => {}
+            }
+        }
+        self.open().err().map(|error| format!("{error:#}"))
+    }
+
+    /// What it takes on the host's disk, in bytes.
+    pub fn size(&self) -> u64 {
+        let size = |name| fs::metadata(self.dir.join(name)).map_or(0, |file| file.blocks() * 512);
+        size(MEMORY) + size(STATE)
+    }
+}
+
+/// Bytes of a file, and when it was last written to.
+fn written(file: &File) -> Result<(u64, i64)> {
+    let metadata = file.metadata().context("cannot look at a template's memory")?;
+    let time = metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec();
+    Ok((metadata.len(), time))
+}
+
+/// Bytes of a file, and their SHA-256.
+fn digest(file: &File) -> Result<(u64, String)> {
+    use std::os::unix::fs::FileExt;
+    let length = file.metadata().context("cannot look at a template's state")?.len();
+    ensure!(length <= MOST_STATE, "a template's state has {length} bytes");
+    let mut bytes = vec![0; usize::try_from(length)?];
+    file.read_exact_at(&mut bytes, 0).context("cannot read a template's state")?;
+    Ok((length, Digest::of(&bytes).hex()))
+}
+
+/// A name that the user has given.
+///
+/// # Errors
+/// It is not one, or could be taken for something else.
+pub fn check_name(text: &str) -> Result<()> {
+    ensure!(text != "auto", "a template cannot be called auto: --from-template=auto means any that fits");
+    ensure!(!is_id(text), "a template cannot be called as if that was its ID");
+    name::check(text)
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() == DIGITS && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+/// Removes what someone has left who did not come to its end.
+fn clear(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a record down, in the place of what is there.
+fn keep(dir: &Path, record: &Record) -> Result<()> {
+    let write = || {
+        let pending = dir.join(format!("{PENDING}{RECORD}"));
+        let mut file =
+            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&pending)?;
+        file.write_all(&serde_json::to_vec(record)?)?;
+        file.sync_all()?;
+        fs::rename(&pending, dir.join(RECORD))?;
+        File::open(dir)?.sync_all()?;
+        anyhow::Ok(())
+    };
+    write().with_context(|| format!("cannot write down what is in {}", dir.display()))
+}
+
+#[cfg(test)]
+mod tests;

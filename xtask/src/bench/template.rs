@@ -1,0 +1,226 @@
+//! What it costs to go on from a template, beside a boot of the same machine, in turns; and the host's memory for ten of each.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::bare;
+use super::descendants;
+use super::figures::{median, to_float};
+use crate::process::say;
+use crate::workspace::Workspace;
+
+/// Runs of each kind, taken in turns.
+const ROUNDS: usize = 9;
+/// Containers at once, for the memory.
+const CONTAINERS: usize = 10;
+/// How long they are left alone before it is looked at.
+const REST: Duration = Duration::from_secs(3);
+/// How long they may take to start.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// What a clone may cost of a boot.
+const GOAL: f64 = 0.12;
+/// The guest's memory, in KiB: the size of one mapping of QEMU's.
+const GUEST: f64 = 262_144.0;
+
+/// Measures and prints.
+pub fn run(workspace: &Workspace) -> Result<()> {
+    descendants::adopt()?;
+    let bootstrap = workspace.bootstrap();
+    for (name, folder) in [("our own kernel", bootstrap.join("own")), ("Debian's kernel", bootstrap)] {
+        let Some(kernel) = bare::kernel(&folder) else {
+            say(&format!("{name} is not there: `cargo xtask kernel` makes it"));
+            continue;
+        };
+        println!("\n# {name}");
+        let bench = Bench {
+            vch: workspace.vch(),
+            image: workspace.image(),
+            store: tempfile::tempdir().context("making a temporary folder")?,
+            kernel,
+            initrd: folder.join("initrd"),
+        };
+        bench.times()?;
+        bench.memory()?;
+    }
+    Ok(())
+}
+
+/// How a VM comes up.
+#[derive(Clone, Copy)]
+enum Way {
+    Boot,
+    Template,
+}
+
+impl Way {
+    fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Boot => None,
+            Self::Template => Some("--from-template"),
+        }
+    }
+}
+
+struct Bench {
+    vch: PathBuf,
+    image: PathBuf,
+    store: tempfile::TempDir,
+    kernel: PathBuf,
+    initrd: PathBuf,
+}
+
+impl Bench {
+    fn vch(&self, command: &str) -> Command {
+        let mut vch = Command::new(&self.vch);
+        vch.arg(command).arg("--store").arg(self.store.path()).stdin(Stdio::null());
+        vch
+    }
+
+    fn run(&self, way: Way) -> Command {
+        let mut run = self.vch("run");
+        run.arg("--rm").arg("--kernel").arg(&self.kernel).arg("--initrd").arg(&self.initrd).args(way.word());
+        run
+    }
+
+    /// Wall and CPU time of whole runs.
+    fn times(&self) -> Result<()> {
+        let first = self.once(Way::Template)?;
+        self.once(Way::Boot)?;
+        say("measuring times");
+        let (mut boots, mut copies) = (vec![], vec![]);
+        for _ in 0..ROUNDS {
+            boots.push(self.once(Way::Boot)?);
+            copies.push(self.once(Way::Template)?);
+        }
+        let of = |runs: &[(Duration, Duration)]| {
+            let (wall, cpu) = runs.iter().copied().unzip();
+            (median(wall), median(cpu))
+        };
+        let ((boot_wall, boot_cpu), (wall, cpu)) = (of(&boots), of(&copies));
+        println!("\nseconds (median of {ROUNDS} runs, in turns)       wall      CPU");
+        println!("  vch run IMAGE true                      {boot_wall:8.3} {boot_cpu:8.3}");
+        println!("  the same from a template                {wall:8.3} {cpu:8.3}");
+        println!(
+            "  ratio (goal: {GOAL})                      {:8.2} {:8.2}",
+            wall / boot_wall,
+            cpu / boot_cpu
+        );
+        println!(
+            "  the first, which makes the template     {:8.3} {:8.3}",
+            first.0.as_secs_f64(),
+            first.1.as_secs_f64()
+        );
+        Ok(())
+    }
+
+    fn once(&self, way: Way) -> Result<(Duration, Duration)> {
+        let (before, start) = (descendants::cpu()?, Instant::now());
+        let status = self.run(way).arg(&self.image).arg("true").status();
+        let status = status.with_context(|| format!("starting {}", self.vch.display()))?;
+        let wall = start.elapsed();
+        descendants::wait()?;
+        ensure!(status.success(), "vch run ended with {status}");
+        Ok((wall, descendants::cpu()? - before))
+    }
+
+    /// Of containers that do nothing.
+    fn memory(&self) -> Result<()> {
+        println!(
+            "\nMiB of the host's for {CONTAINERS} containers that sleep (PSS)   all   guests' memory   QEMU"
+        );
+        for (name, way) in [("booted", Way::Boot), ("from a template", Way::Template)] {
+            say(&format!("measuring memory: {name}"));
+            let measured = self.containers(way);
+            let names: Vec<_> = (0..CONTAINERS).map(container).collect();
+            let removed = self.vch("rm").arg("-f").args(&names).stdout(Stdio::null()).status();
+            let [all, guests] = measured?;
+            ensure!(removed.is_ok_and(|status| status.success()), "the bench's containers cannot be removed");
+            descendants::wait()?;
+            println!("  {name:<45} {all:8.1} {guests:16.1} {:6.1}", all - guests);
+        }
+        Ok(())
+    }
+
+    fn containers(&self, way: Way) -> Result<[f64; 2]> {
+        for number in 0..CONTAINERS {
+            let mut run = self.run(way);
+            run.args(["-d", "--name", &container(number)]).arg(&self.image);
+            let output = run.args(["sh", "-c", "echo up; exec sleep 100000"]).output();
+            let output = output.context("starting a container")?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        let end = Instant::now() + PATIENCE;
+        for number in 0..CONTAINERS {
+            while self.vch("logs").arg(container(number)).output()?.stdout != b"up\n" {
+                ensure!(Instant::now() < end, "{} does not start", container(number));
+                sleep(Duration::from_millis(50));
+            }
+        }
+        sleep(REST);
+        let (mut all, mut guests) = (0.0, 0.0);
+        for number in 0..CONTAINERS {
+            let (process, guest) = proportional(&mappings(&container(number))?)?;
+            all += process / 1024.0;
+            guests += guest / 1024.0;
+        }
+        Ok([all, guests])
+    }
+}
+
+fn container(number: usize) -> String {
+    format!("bench-template-{number}")
+}
+
+/// What the kernel says of the memory of the QEMU that is called so.
+fn mappings(name: &str) -> Result<String> {
+    let wanted = format!("guest={name}");
+    for process in fs::read_dir("/proc").context("reading /proc")?.flatten() {
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        if line.split(|byte| *byte == 0).any(|word| word == wanted.as_bytes()) {
+            let path = process.path().join("smaps");
+            return fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()));
+        }
+    }
+    bail!("no QEMU is called {name}")
+}
+
+/// KiB of a process, and of the guest's memory in it, where shared pages are counted in parts (Documentation/filesystems/proc.rst).
+fn proportional(smaps: &str) -> Result<(f64, f64)> {
+    let (mut all, mut guest, mut size) = (0.0, 0.0, 0.0);
+    for line in smaps.lines() {
+        if let Some(kib) = kib(line, "Size:") {
+            size = kib;
+        }
+        if let Some(kib) = kib(line, "Pss:") {
+            all += kib;
+            guest += if (size - GUEST).abs() < 1.0 { kib } else { 0.0 };
+        }
+    }
+    ensure!(all > 0.0, "nothing in smaps");
+    Ok((all, guest))
+}
+
+/// A line `NAME:  NUMBER kB`.
+fn kib(line: &str, name: &str) -> Option<f64> {
+    line.strip_prefix(name)?.trim().strip_suffix("kB")?.trim().parse().ok().map(to_float)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guests_memory_is_the_mapping_of_its_size() {
+        let mapping =
+            |size, pss| format!("5-7 rw-p 0 00:00 0\nSize: {size} kB\nPss:   {pss} kB\nPss_Dirty: 7 kB\n");
+        let text = mapping(262_144, 2048) + &mapping(4, 12) + &mapping(262_140, 100);
+        let (all, guest) = proportional(&text).unwrap();
+        assert!((all - 2160.0).abs() < 0.1 && (guest - 2048.0).abs() < 0.1, "{all} {guest}");
+        assert!(proportional("").is_err());
+    }
+}
