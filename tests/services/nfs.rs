@@ -6,6 +6,7 @@ use crate::service::{Service, patiently, said, vch_with};
 use crate::tests;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use nix::unistd::{Pid, geteuid};
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -14,59 +15,74 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 pub fn tests() -> Vec<Test> {
-    let root = || {
+    let can = || {
         ensure!(geteuid().is_root(), "Ganesha needs root");
+        let tests = folder()?;
+        let kind = statfs(&tests)?.filesystem_type();
+        ensure!(
+            kind != OVERLAYFS_SUPER_MAGIC,
+            "Ganesha cannot export {}: it is on overlayfs",
+            tests.display()
+        );
         Ok(())
     };
     tests![written_and_read, servers_that_do_not_answer, a_server_that_dies]
         .into_iter()
-        .map(|test| test.needs(root()))
+        .map(|test| test.needs(can()))
         .collect()
+}
+
+fn folder() -> Result<PathBuf> {
+    let tests = workspace().join("target/tests");
+    fs::create_dir_all(&tests)?;
+    Ok(tests)
 }
 
 /// A server that exports one folder as `/data`, on ports of 127.0.0.1; gone with the value.
 struct Server {
     dir: tempfile::TempDir,
     ganesha: Child,
-    /// Version 3 is announced there; none where there is one.
+    /// Version 3 is announced there; none without that, and where there is one.
     rpcbind: Option<Child>,
     port: u16,
     mount_port: u16,
 }
 
 impl Server {
-    fn start() -> Result<Self> {
-        let tests = workspace().join("target/tests");
-        fs::create_dir_all(&tests)?;
-        let dir = tempfile::tempdir_in(tests)?;
+    /// With version 3, which only one server of a machine can have, or without.
+    fn start(three: bool) -> Result<Self> {
+        let dir = tempfile::tempdir_in(folder()?)?;
         let path = dir.path().display().to_string();
         let data = dir.path().join("data");
         fs::create_dir(&data)?;
         fs::set_permissions(&data, fs::Permissions::from_mode(0o777))?;
         let [port, mount_port] = free_ports()?;
+        let protocols = if three { "3, 4" } else { "4" };
         let config = format!(
-            "NFS_CORE_PARAM {{ Protocols = 3, 4; NFS_Port = {port}; MNT_Port = {mount_port}; Bind_addr = 127.0.0.1; \
+            "NFS_CORE_PARAM {{ Protocols = {protocols}; NFS_Port = {port}; MNT_Port = {mount_port}; Bind_addr = 127.0.0.1; \
              Enable_NLM = false; Enable_RQUOTA = false; mount_path_pseudo = true; }}\n\
              NFSv4 {{ Graceless = true; Only_Numeric_Owners = true; RecoveryRoot = {path}/recovery; }}\n\
              EXPORT {{ Export_Id = 1; Path = {path}/data; Pseudo = /data; Access_Type = RW; Squash = none; SecType = sys; \
-             PrivilegedPort = false; Protocols = 3, 4; Transports = TCP; FSAL {{ Name = VFS; }} }}\n"
+             PrivilegedPort = false; Protocols = {protocols}; Transports = TCP; FSAL {{ Name = VFS; }} }}\n"
         );
         fs::write(dir.path().join("ganesha.conf"), config)?;
         let quiet = |command: &mut Command| {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
         };
         let rpcbind = match TcpStream::connect(("127.0.0.1", 111)) {
-            Ok(_) => None,
-            Err(_) => {
+            Err(_) if three => {
                 fs::create_dir_all("/run/rpcbind")?;
                 Some(quiet(Command::new("rpcbind").arg("-f")).context("cannot run rpcbind")?)
             }
+            _ => None,
         };
         let mut server = Command::new("ganesha.nfsd");
         server.arg("-F").args(["-f", &format!("{path}/ganesha.conf"), "-L", &format!("{path}/log")]);
         server.args(["-p", &format!("{path}/pid"), "-N", "NIV_EVENT"]);
         let answers = |port| patiently(|| Ok(TcpStream::connect(("127.0.0.1", port)).map(drop)?));
-        answers(111).context("rpcbind does not listen")?;
+        if three {
+            answers(111).context("rpcbind does not listen")?;
+        }
         let ganesha = quiet(&mut server).context("cannot run ganesha.nfsd")?;
         let server = Self { dir, ganesha, rpcbind, port, mount_port };
         answers(port)
@@ -129,7 +145,7 @@ impl Drop for Volume {
 
 /// By both kernels, in all versions and ways to say it; two containers at once are two clients.
 fn written_and_read() -> Result<()> {
-    let server = Server::start()?;
+    let server = Server::start(true)?;
     let port = format!("port={}", server.port);
     let volume = Volume(format!("nfs-{}", std::process::id()));
     // Without it, a client looks for a file that was not there once in a minute.
@@ -196,7 +212,7 @@ fn servers_that_do_not_answer() -> Result<()> {
 
 /// Whatever a container does with a server that has died, it can be stopped, and its VM ends.
 fn a_server_that_dies() -> Result<()> {
-    let server = Server::start()?;
+    let server = Server::start(false)?;
     let mount = mount("/data", server.port);
     let start = |name: &str, script: &str| -> Result<Service> {
         Service::start(name, &["--mount", &mount], &busybox(), &["sh", "-c", script])

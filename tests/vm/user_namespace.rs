@@ -36,6 +36,7 @@ fn of_the_config() -> Result<()> {
         echo "inside=$(try hostname new; try mount -t tmpfs mine /home; try chown 1:1 /dev/shm; try su-nobody; try chown 70000 /dev/shm)"
         mount -t tmpfs mine /home
         echo "outside=$(try mknod /home/disk b 254 0; try year; try sysctl -w kernel.panic=7; try touch /bin/new; try chown 0 /bin; try mount -t proc proc /home; try dmesg -n 3)"
+        cd /sys/fs/cgroup; echo "cgroup=$(stat -c %u . cgroup.procs memory.max | tr '\n' ' ')$(try mkdir below) $(head -1 /proc/self/cgroup)"; cd /
         echo "net=$(cat /sys/class/net/lo/flags) $(cut -d' ' -f1 /proc/uptime | cut -c1-3)"
         cat /proc/1/environ > /dev/null 2>&1 || echo "init=hidden"
     "#;
@@ -47,6 +48,9 @@ fn of_the_config() -> Result<()> {
         let capabilities = process.capabilities.get_or_insert_default();
         for set in [&mut capabilities.bounding, &mut capabilities.effective, &mut capabilities.permitted] {
             set.extend(["CAP_SYS_ADMIN", "CAP_SYS_TIME", "CAP_SYSLOG"].map(String::from));
+        }
+        for mount in machine.config.mounts.iter_mut().filter(|mount| mount.kind == "cgroup") {
+            mount.options.retain(|option| option != "ro");
         }
         let options = ["uid=1000", "gid=5", "mode=700"].map(String::from).to_vec();
         let kind = "tmpfs".to_owned();
@@ -70,6 +74,7 @@ fn of_the_config() -> Result<()> {
         "spaces=7",
         "inside=yes yes yes no no ",
         "outside=no no no no no no no ",
+        "cgroup=0 0 65534 yes  0::/",
         "net=0x9 500",
         "init=hidden",
     ];

@@ -66,6 +66,7 @@ pub fn start(
     // While children are in tether's own PID namespace, by whose /proc they are found.
     let made = user.map(|user| user.namespaces(config, cgroup)).transpose()?;
     let owner = user.zip(made.as_deref());
+    user.map_or(Ok(()), |user| user.give_cgroup(config, cgroup))?;
     if namespaces::wants(config, NamespaceKind::Pid) {
         unshare(CloneFlags::CLONE_NEWPID).at(Stage::Config, || "making a PID namespace")?;
         if machine.init {

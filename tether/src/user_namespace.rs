@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, pipe2, read, write};
 use protocol::Stage::Config;
-use protocol::oci::{Device, IdMapping, Linux, NamespaceKind, Spec};
+use protocol::oci::{Device, IdMapping, Linux, Mount, NamespaceKind, Spec};
 use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use std::fs::{self, File};
@@ -131,6 +131,27 @@ impl UserNamespace {
         let (uid, gid) = (rustix::fs::Uid::from_raw(self.uid), rustix::fs::Gid::from_raw(self.gid));
         let given = rustix::fs::chownat(file, "", Some(uid), Some(gid), rustix::fs::AtFlags::EMPTY_PATH);
         given.map_err(io::Error::from).at(Config, || "giving a file to the container's root")
+    }
+
+    /// Gives the cgroup to the container's root, where the container sees it, and may write to it (config-linux.md, "Cgroup
+    /// ownership").
+    pub fn give_cgroup(&self, config: &Spec, cgroup: &Cgroup) -> Result<(), Failure> {
+        let writable = |mount: &Mount| {
+            mount.kind.starts_with("cgroup") && !mount.options.iter().any(|option| option == "ro")
+        };
+        if !wants(config, NamespaceKind::Cgroup) || !config.mounts.iter().any(writable) {
+            return Ok(());
+        }
+        let files = fs::read_to_string("/sys/kernel/cgroup/delegate").unwrap_or_default();
+        for file in [""].into_iter().chain(files.lines()) {
+            let path = format!("{}/{file}", cgroup.path());
+            match std::os::unix::fs::lchown(&path, Some(self.uid), Some(self.gid)) {
+                // Of a controller that is not on.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result.at(Config, || format!("giving {path} to the container's root"))?,
+            }
+        }
+        Ok(())
     }
 
     /// Where it can be entered.

@@ -246,6 +246,26 @@ mod tests {
     }
 
     #[test]
+    fn further_modules_follow_where_the_kernel_looks_for_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let initrd = dir.path().join("first");
+        std::fs::write(&initrd, "12345").unwrap();
+        let boot = || Boot::Direct {
+            finds_mmio: false,
+            kernel: "vmlinux".into(),
+            initrd: initrd.clone(),
+            parameters: String::new(),
+        };
+        assert_eq!(boot().with_modules("nfs", dir.path()).unwrap(), boot(), "a kernel without modules");
+        std::fs::write(dir.path().join("first.nfs"), "67").unwrap();
+        let Boot::Direct { initrd: both, .. } = boot().with_modules("nfs", dir.path()).unwrap() else {
+            panic!("from a CD")
+        };
+        assert_eq!(std::fs::read(both).unwrap(), b"12345\0\0\x0067");
+        assert_eq!(std::fs::read(&initrd).unwrap(), b"12345");
+    }
+
+    #[test]
     fn the_first_that_is_there_or_all_that_were_tried() {
         let dir = tempfile::tempdir().unwrap();
         let dirs = || [dir.path().join("a"), dir.path().join("b")].into_iter();

@@ -147,6 +147,44 @@ fn what_a_machine_gets() {
 }
 
 #[test]
+fn of_an_nfs_server() {
+    let (dir, volumes) = fixture();
+    let export =
+        |device: &str| nfs::Export { kind: "nfs".into(), device: device.into(), o: "vers=4.1,ro".into() };
+    let new = |device: &str| New { name: Some("share".into()), nfs: Some(export(device)), ..New::default() };
+    let share = create(&volumes, new("10.0.2.2:/srv")).unwrap();
+    assert!(!share.disk().exists() && share.sizes().unwrap() == (0, 0));
+    assert_eq!(create(&volumes, New { nfs: None, ..new("") }).unwrap().record, share.record);
+    let error = create(&volumes, new("10.0.2.3:/srv")).unwrap_err().to_string();
+    assert!(error.contains("another driver or options"), "{error}");
+    create(&volumes, named("disk", LEAST)).unwrap();
+    let error =
+        create(&volumes, New { name: Some("disk".into()), ..new("10.0.2.2:/srv") }).unwrap_err().to_string();
+    assert!(error.contains("another driver or options"), "{error}");
+    let error = share.grow(1 << 40).unwrap_err().to_string();
+    assert!(error.contains("not ours to say"), "{error}");
+
+    let mut machine = protocol::MachineSpec::new(
+        protocol::oci::Spec::default(),
+        protocol::Disks { layers: vec![], scratch: Uuid::nil() },
+    );
+    let wanted = ["share:/a", "disk:/b"].map(|text| parse::volume(text).unwrap());
+    // Several containers may have it.
+    let [mut one, _two] =
+        [0, 1].map(|at| attach(dir.path(), &wanted[..2 - at], &[], &Config::default()).unwrap());
+    one.tell(&mut machine).unwrap();
+    assert_eq!(one.names(), ["disk", "share"]);
+    let nfs = &machine.nfs[0];
+    assert_eq!((&*nfs.name, &*nfs.path, &*nfs.destination, nfs.readonly), ("share", "/srv", "/a", true));
+    assert_eq!(nfs.versions, ["4.1"]);
+    machine.idmapped = true;
+    assert!(one.tell(&mut machine).unwrap_err().to_string().contains("--userns"));
+    assert!(volumes.remove(&share, &volumes.lock().unwrap()).unwrap_err().to_string().contains("in use"));
+    drop((one, _two));
+    volumes.remove(&share, &volumes.lock().unwrap()).unwrap();
+}
+
+#[test]
 fn records_are_not_trusted() {
     let (_dir, volumes) = fixture();
     let db = create(&volumes, named("db", LEAST)).unwrap();
