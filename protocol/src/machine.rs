@@ -41,6 +41,10 @@ pub struct MachineSpec {
     /// `--init=false` is for images that insist on being PID 1 (s6-overlay, systemd).
     #[serde(default)]
     pub init: bool,
+    /// Whether the image's files and those on volumes are whose they are inside the user namespace, as by `config.linux`'s mappings;
+    /// otherwise they keep their owners, as the runtime-spec has it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub idmapped: bool,
     /// Interfaces, and what `/etc/hosts` and its like say.
     #[serde(default)]
     pub network: Network,
@@ -67,6 +71,7 @@ impl MachineSpec {
             devices: Vec::new(),
             seccomp: None,
             init: false,
+            idmapped: false,
             network: Network::default(),
             volumes: Vec::new(),
             shares: Vec::new(),
@@ -138,6 +143,9 @@ pub struct Volume {
     /// Whether it shall not get what the image has at `destination`, when it is empty.
     #[serde(default)]
     pub nocopy: bool,
+    /// The folder of it that the container sees, relative; all of it if not given. It must be there, and is not filled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subpath: Option<String>,
 }
 
 /// A folder of the host's, by virtiofs; or a file, which is the file `file` in the folder that is shared.
@@ -176,6 +184,9 @@ pub struct Nfs {
     /// Whether the container may not write to it.
     #[serde(default)]
     pub readonly: bool,
+    /// As of a [`Volume`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subpath: Option<String>,
 }
 
 /// A disk's hash tree for dm-verity (Linux, `Documentation/admin-guide/device-mapper/verity.rst`, whose names these are):

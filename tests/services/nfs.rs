@@ -155,7 +155,7 @@ fn written_and_read() -> Result<()> {
 
     // As docker's users say it; read-only.
     let docker = format!(
-        "type=volume,dst=/here,volume-driver=local,volume-opt=type=nfs,volume-opt=device=:/data/sub,\
+        "type=volume,dst=/here,volume-driver=local,volume-opt=type=nfs,volume-opt=device=:/data,volume-subpath=sub,\
          \"volume-opt=o=addr=10.0.2.2,vers=4.0,{port},soft,timeo=600,noatime,nosuid\",readonly"
     );
     let script = "grep -c ' /here nfs4 ro,nosuid,noatime,vers=4.0,.*,soft,' /proc/mounts; stat -c %u:%g /here/file; \

@@ -1,8 +1,8 @@
 //! When things go wrong: one clear sentence, and nothing left behind.
 
 use crate::harness::{
-    Test, command, command_with_store, error_of, eventually, files, options, qemus, run, run_with_layers,
-    shell, store, temporary, vch, workspace,
+    Test, booted, command, command_with_store, error_of, eventually, files, options, qemus, run,
+    run_with_layers, shell, store, temporary, vch, workspace,
 };
 use crate::tests;
 use anyhow::{Context, Result, ensure};

@@ -421,6 +421,8 @@ fn start_in(
     const ID: &str = "0123456789abcdef";
     let machine = vch::spec::compose(&config, options, ID, disks, None, |_| Ok(None))?;
     let network = vch::network::Host::open(&options.network, ID, &[], &store())?;
+    // Where the spec goes another way than the channel, it is taken from there.
+    container.map_or(Ok(()), |container| container.keep_machine(&machine))?;
     let home = container.map(|container| Home { container, outlives: false });
     let (vm, wires) = vch::vm::Vm::start(
         "tests",

@@ -4,17 +4,19 @@
 use crate::background::Background;
 use crate::end::order;
 use crate::harness::{
-    Test, bootstrap, busybox, debian_kernel, error_of, eventually, input, options, own_kernel, run, run_with,
-    temporary,
+    Running, Test, bootstrap, busybox, container, debian_kernel, error_of, eventually, input, options,
+    own_kernel, run, run_with, start_shell_in, temporary,
 };
 use crate::tests;
 use anyhow::{Context, Result, ensure};
 use protocol::stored::Header;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use vch::RunOptions;
 use vch::network::mode::Choice;
 use vch::options::spec_from::SpecFrom;
 use vch::options::{Boot, Firmware, Kernel, Machine};
+use vch::vm::Wires;
 use vch::volumes::parse;
 
 /// How it boots.
@@ -49,7 +51,7 @@ pub fn tests() -> Vec<Test> {
         }
     }
     let mut all: Vec<_> = cells.into_iter().map(Cell::test).collect();
-    all.extend(tests![refused, hot_plug, spec_from_elsewhere, bad_specs]);
+    all.extend(tests![refused, hot_plug, spec_from_elsewhere, nobody_attached, bad_specs]);
     all.extend(tests![the_best].into_iter().map(|test| test.needs(there_is(Whose::Own))));
     all
 }
@@ -225,6 +227,30 @@ fn spec_from_elsewhere() -> Result<()> {
         let error = error_of(run(&options))?;
         ensure!(error.contains("--spec-from channel and disk"), "{error}");
     }
+    Ok(())
+}
+
+/// A machine that has its spec needs no host to run it.
+fn nobody_attached() -> Result<()> {
+    let script = "echo out; echo the container runs > /dev/ttyS0; sleep 1000";
+    let cell = Cell { machine: Machine::Vmware, kernel: Whose::Debian, way: Way::Direct };
+    let mut options = cell.options(&["sh", "-c", script])?;
+    options.spec.spec_from = SpecFrom::FwCfg;
+    options.security.device = vec!["/dev/ttyS0".into()];
+    let store = temporary()?;
+    let container = container(store.path(), &options)?;
+    let Running { vm, wires, .. } = start_shell_in(&container, &options)?;
+    let Wires { channel, mut console, .. } = wires;
+    drop(channel);
+    let mut said = String::new();
+    eventually("the container says something on the console", || {
+        let mut bytes = [0; 4096];
+        let count = console.read(&mut bytes).unwrap_or_default();
+        said.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        said.contains("the container runs")
+    })
+    .with_context(|| said.clone())?;
+    drop(vm);
     Ok(())
 }
 

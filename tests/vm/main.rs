@@ -37,6 +37,7 @@ mod reconnect;
 mod signals;
 mod stdio;
 mod streams;
+mod subpath;
 mod templates;
 mod terminal;
 mod transports;
@@ -69,6 +70,7 @@ fn main() {
         signals::tests(),
         stdio::tests(),
         streams::tests(),
+        subpath::tests(),
         templates::tests(),
         terminal::tests(),
         transports::tests(),

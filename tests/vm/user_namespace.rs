@@ -1,6 +1,7 @@
 //! A user namespace of the container's own: who its users are, what they may do in it, and what not.
 
-use crate::harness::{Test, run_changed};
+use crate::background::Background;
+use crate::harness::{Test, command_with_store, eventually, run_changed};
 use crate::tests;
 use anyhow::{Result, ensure};
 use protocol::MachineSpec;
@@ -8,7 +9,7 @@ use protocol::oci::{IdMapping, Mount, Namespace, NamespaceKind};
 use serde_json::{from_value, json};
 
 pub fn tests() -> Vec<Test> {
-    tests![of_the_config, bad_values]
+    tests![of_the_config, bad_values, of_the_command_line]
 }
 
 fn maps(machine: &mut MachineSpec, ids: [(u32, u32, u32); 2]) {
@@ -95,6 +96,61 @@ fn bad_values() -> Result<()> {
     for (change, named) in rows {
         let error = run_changed("true", change).err().map(|error| format!("{error:#}")).unwrap_or_default();
         ensure!(error.contains(named), "{error:?} does not name {named}");
+    }
+    Ok(())
+}
+
+/// With `--userns auto`, the image's files and those of volumes are whose they are inside; on the disks, nothing is changed.
+fn of_the_command_line() -> Result<()> {
+    let script = r#"
+        echo "owners=$(stat -c %u:%g /bin/busybox /etc/hosts /data /proc/self/status | tr '\n' ' ')"
+        echo "terminal=$(test -t 0 && stat -c %u "$(tty)")"
+        echo mine > /new && chown 33:34 /new && echo 127.0.0.9 other >> /etc/hosts && mkdir -p /a/b && echo "written=$(stat -c %u:%g /new /a/b | tr '\n' ' ')"
+        echo text > /data/file && chown 5:6 /data/file
+        echo "others=$(stat -c %u /sys /proc/1/ns | tr '\n' ' ')"
+        (echo x > /proc/sys/kernel/panic) 2> /dev/null || echo "sysctl=refused"
+        echo ready; sleep 100000
+    "#;
+    let options = ["-t", "--userns", "auto", "--privileged", "-v", "ns-data:/data", "-v", "ns-bin:/bin"];
+    let vm = Background::run("userns", &options, &["sh", "-c", script])?;
+    let log = || vm.said(&["logs", "userns"]).unwrap_or_default().replace('\r', "");
+    eventually("it is ready", || log().lines().any(|line| line == "ready"))?;
+    let wanted = [
+        "owners=0:0 0:0 0:0 0:0 ",
+        "terminal=0",
+        "written=33:34 0:0 ",
+        "others=65534 65534 ",
+        "sysctl=refused",
+    ];
+    for line in wanted {
+        ensure!(log().lines().any(|other| other == line), "no {line:?} in {}", log());
+    }
+    // Beside it, the same; also as another user, and with a limit that only the machine's root may raise.
+    let script = "tr -s ' ' < /proc/self/uid_map; id -u; cat /data/file; \
+        grep -c Uid:.100033 /proc/self/status; ulimit -Hn; cat /new; echo > /data/x";
+    let output = vm.cli(&["exec", "-u", "33", "userns", "sh", "-c", script]).output()?;
+    let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let limit = vm.said(&["exec", "userns", "sh", "-c", "ulimit -Hn"])?;
+    ensure!(out == format!(" 0 100000 65536\n33\ntext\n0\n{limit}mine\n"), "{out}{error}");
+    ensure!(output.status.code() == Some(1) && error.contains("Permission denied"), "{error}");
+    let script = "for process in self 2; do readlink /proc/$process/ns/user; done | sort -u | wc -l";
+    ensure!(vm.said(&["exec", "userns", "sh", "-c", script])? == "1\n", "another user namespace");
+    vm.said(&["stop", "-t", "0", "userns"])?;
+
+    let again = |options: &[&str], script: &str| {
+        command_with_store(vm.store.path(), "userns-other", options, &["sh", "-c", script]).output()
+    };
+    let output =
+        again(&["-v", "ns-data:/data", "-v", "ns-bin:/x"], "stat -c %u:%g /data /data/file /x/busybox")?;
+    let out = String::from_utf8_lossy(&output.stdout);
+    ensure!(out == "0:0\n5:6\n0:0\n", "{out}{}", String::from_utf8_lossy(&output.stderr));
+    for (options, why) in [
+        (&["--uidmap", "0:5:9", "-v", "/tmp:/tmp"][..], "folders of the host cannot be had with"),
+        (&["--uidmap", "0:5:9", "-u", "9"], "linux.uidMappings have no ID 9"),
+    ] {
+        let output = again(options, "true")?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(125) && error.contains(why), "{options:?}: {error}");
     }
     Ok(())
 }

@@ -140,6 +140,7 @@ mod tests {
             readonly: false,
             shared: false,
             nocopy: false,
+            subpath: None,
         };
         let message = missing(&wanted, &[volume], &BTreeMap::from([(wanted.scratch, disk)]));
         assert!(message.contains("volume \"data\" (filesystem UUID 03030303-"), "{message}");

@@ -165,9 +165,10 @@ fn run(
 ) -> Result<(), Failure> {
     check::container(&machine.config)?;
     let user = UserNamespace::create(&machine.config)?;
-    let root = root::Root::assemble(disks)?;
+    let mapped = user.as_ref().filter(|_| machine.idmapped);
+    let root = root::Root::assemble(disks, mapped)?;
     timeline.step("root");
-    let volumes = Volumes::mount(machine, &disks.volumes)?;
+    let volumes = Volumes::mount(machine, &disks.volumes, mapped)?;
     let cgroup = cgroup::Cgroup::create(&machine.config.linux)?;
     let mut exports = Exports::default();
     let outcome = network.finish(machine).and_then(|()| {

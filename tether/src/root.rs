@@ -3,6 +3,7 @@
 use crate::attributes;
 use crate::disks::{Disk, Disks};
 use crate::failure::{Context, Failure};
+use crate::user_namespace::UserNamespace;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use protocol::Stage;
 use std::fs;
@@ -15,8 +16,8 @@ pub const PATH: &str = "/root";
 pub struct Root(Vec<String>);
 
 impl Root {
-    /// Mounts the disks and stacks them at [`PATH`].
-    pub fn assemble(disks: &Disks) -> Result<Self, Failure> {
+    /// Mounts the disks and stacks them at [`PATH`]; their files are whose they are in the user namespace, if one is given.
+    pub fn assemble(disks: &Disks, user: Option<&UserNamespace>) -> Result<Self, Failure> {
         let mut mounted = vec![];
         for (number, layer) in disks.layers.iter().enumerate() {
             let target = format!("/layers/{number}");
@@ -29,7 +30,13 @@ impl Root {
         mount_disk("the scratch disk", &disks.scratch, "/scratch", MsFlags::empty(), Some("noinit_itable"))?;
         mounted.push("/scratch".into());
         prepare_scratch(mounted.len() - 2)?;
-        mount_overlay(disks.layers.len())?;
+        match user {
+            Some(user) => {
+                mounted.iter().try_for_each(|target| user.map_files(target))?;
+                user.as_root(|| mount_overlay(disks.layers.len()))?;
+            }
+            None => mount_overlay(disks.layers.len())?,
+        }
         mounted.push(PATH.into());
         Ok(Self(mounted))
     }

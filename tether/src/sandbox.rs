@@ -40,15 +40,20 @@ pub fn enter(
     setsid().at(Config, || "starting a session")?;
     reset_signals().at(Config, || "resetting signals")?;
     cgroup.enter()?;
+    owner.map_or(Ok(()), |(user, _)| user.own_files())?;
     let mut volumes = volumes::Detached::prepare(machine)?;
     scheduling::apply(process)?;
     lsm::apply(process)?;
     namespaces::enter(config, owner.map(|(_, made)| made))?;
     kernel_settings(config)?;
     let files = Mounts::open(machine)?;
+    owner.map_or(Ok(()), |(user, _)| files.all().try_for_each(|file| user.give(file)))?;
     change_root(owner.is_some())?;
+    if owner.is_none() {
+        // At once: as long as it lies over the new one, a symbolic link of the image's that leads to `..` of `/` leads there.
+        leave_the_old_root()?;
+    }
     umask(Mode::empty());
-    owner.map_or(Ok(()), |(user, _)| user.own_files())?;
     let outer = user_namespace::from_outside(config)?;
     for (index, mount) in outer.mounts.iter().enumerate() {
         volumes.attach_above(&mount.destination)?;
@@ -56,8 +61,10 @@ pub fn enter(
     }
     volumes.attach_rest()?;
     devices::make(&outer)?;
+    if owner.is_some() {
+        leave_the_old_root()?;
+    }
     files.attach()?;
-    leave_the_old_root()?;
     let resolved = user::resolve(user.as_deref(), groups, &process.user)?;
     install(config, process, &resolved, stdio, reporter, true)?;
     // The folders of `cwd` that are missing are root's, as runc makes them.

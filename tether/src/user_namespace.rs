@@ -12,14 +12,18 @@ use crate::namespaces::{self, TIME, wants};
 use crate::power;
 use nix::errno::Errno;
 use nix::libc;
+use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork, pipe2, read, write};
 use protocol::Stage::Config;
 use protocol::oci::{Device, IdMapping, Linux, NamespaceKind, Spec};
+use rustix::fs::CWD;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use std::fs::{self, File};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// The most lines of a map (user_namespaces(7)).
 const MOST: usize = 340;
@@ -88,6 +92,45 @@ impl UserNamespace {
         let result = unsafe { libc::prctl(libc::PR_SET_SECUREBITS, NO_SETUID_FIXUP, zero, zero, zero) };
         Errno::result(result).at(Config, || "keeping capabilities")?;
         set_file_ids(self.uid, self.gid)
+    }
+
+    /// Does something so that new files are the container's root's.
+    pub fn as_root<T>(&self, what: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+        self.own_files()?;
+        let outcome = what();
+        set_file_ids(0, 0)?;
+        let zero: libc::c_ulong = 0;
+        // SAFETY: PR_SET_SECUREBITS takes an integer.
+        let result = unsafe { libc::prctl(libc::PR_SET_SECUREBITS, zero, zero, zero, zero) };
+        Errno::result(result).at(Config, || "being as before")?;
+        outcome
+    }
+
+    /// Mounts anew what is mounted at `target`, so that its files are whose they are inside (mount_setattr(2), "ID-mapped mounts").
+    pub fn map_files(&self, target: &str) -> Result<(), Failure> {
+        const IDMAP: u64 = 0x10_0000; // MOUNT_ATTR_IDMAP
+        let what = || format!("mounting {target} with linux.uidMappings and gidMappings");
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = open_tree(CWD, target, flags).map_err(io::Error::from).at(Config, what)?;
+        let namespace = u64::try_from(self.namespace.as_raw_fd()).unwrap_or(u64::MAX);
+        // struct mount_attr: attr_set, attr_clr, propagation, userns_fd.
+        let attributes = [IDMAP, 0, 0, namespace];
+        // SAFETY: mount_setattr(2) reads the path and the attributes, of the size told; both outlive the call.
+        let result = unsafe {
+            let (fd, path, size) = (tree.as_raw_fd(), c"".as_ptr(), size_of::<[u64; 4]>());
+            libc::syscall(libc::SYS_mount_setattr, fd, path, libc::AT_EMPTY_PATH, attributes.as_ptr(), size)
+        };
+        Errno::result(result).at(Config, what)?;
+        umount2(target, MntFlags::UMOUNT_NOFOLLOW).at(Config, what)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(&tree, "", CWD, target, flags).map_err(io::Error::from).at(Config, what)
+    }
+
+    /// Gives a file to the container's root.
+    pub fn give(&self, file: impl AsFd) -> Result<(), Failure> {
+        let (uid, gid) = (rustix::fs::Uid::from_raw(self.uid), rustix::fs::Gid::from_raw(self.gid));
+        let given = rustix::fs::chownat(file, "", Some(uid), Some(gid), rustix::fs::AtFlags::EMPTY_PATH);
+        given.map_err(io::Error::from).at(Config, || "giving a file to the container's root")
     }
 
     /// Where it can be entered.

@@ -125,9 +125,13 @@ impl Conversation {
         Ok(Self { start, ..Self::adopting(Kept::new(), Phase::Booting, lossy)? })
     }
 
-    /// Of a guest that is told by other means than the channel what it is to run.
-    pub fn told_otherwise(&mut self) {
+    /// The guest gets to know by other means than the channel what it is to run.
+    pub fn is_told_otherwise(&mut self) {
         self.start = None;
+        // Another host may have heard that it is ready.
+        if self.adopted && self.phase == Phase::Booting {
+            self.phase = Phase::Starting;
+        }
     }
 
     fn start_of(mut machine: MachineSpec, stdin: bool) -> Result<Box<Start>> {

@@ -2,14 +2,15 @@
 
 pub mod health;
 pub mod limits;
+pub mod machine;
 pub mod network;
 pub mod process;
 pub mod security;
 pub mod spec_from;
 pub mod template;
+pub mod user_namespace;
 pub mod volumes;
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,10 +20,11 @@ use image_builder::store::LayerFs;
 
 pub mod channel;
 
+pub use machine::{Boot, Firmware, Kernel, Machine};
+
 use crate::accel;
 use crate::restart::Policy;
 use crate::size::{self, MIB};
-use crate::transport::{Channel, Transport};
 
 /// The least memory that a containerVM is given, in bytes: with 64 MiB Debian's kernel panics ("deadlocked on memory"),
 /// with 80 a shell has 20 available.
@@ -113,6 +115,10 @@ pub struct RunOptions {
     /// Its health.
     #[command(flatten)]
     pub health: health::HealthOptions,
+
+    /// Who its users are.
+    #[command(flatten)]
+    pub user_namespace: user_namespace::UserNamespace,
 
     /// Volumes.
     #[command(flatten)]
@@ -230,58 +236,6 @@ pub enum Pull {
     Never,
 }
 
-/// How the guest's kernel gets into memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Boot {
-    /// By QEMU.
-    Direct,
-    /// By a boot loader on a CD.
-    Iso,
-}
-
-/// Which kernel, with the initramfs that goes with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kernel {
-    /// Ours: all that it can do is built in.
-    Own,
-    /// Debian's, with modules.
-    Debian,
-    /// This one.
-    File(PathBuf),
-}
-
-impl From<OsString> for Kernel {
-    fn from(text: OsString) -> Self {
-        match text.to_str() {
-            Some("own") => Self::Own,
-            Some("debian") => Self::Debian,
-            _ => Self::File(text.into()),
-        }
-    }
-}
-
-/// What runs before the boot loader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Firmware {
-    /// SeaBIOS.
-    Bios,
-    /// OVMF.
-    Uefi,
-}
-
-/// The machine types that we know: see [`crate::qemu::machine`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Machine {
-    /// The least that there is: no PCI, no ACPI. Needs our own kernel; boots fastest.
-    Microvm,
-    /// ICH9: PCI Express.
-    Q35,
-    /// PIIX3: PCI.
-    Pc,
-    /// As ESXi has it: PVSCSI disks, VMXNET3 interfaces, a serial port, a CD to boot from.
-    Vmware,
-}
-
 impl RunOptions {
     /// The image with its own command, and the default of every option.
     pub fn new(image: impl Into<String>) -> Self {
@@ -290,27 +244,6 @@ impl RunOptions {
             // The defaults are ours: that they parse is a property of this file, which a test checks.
             Err(error) => unreachable!("{error}"),
         }
-    }
-
-    /// How it boots.
-    pub fn boot(&self) -> Boot {
-        let usual = if self.machine == Some(Machine::Vmware) { Boot::Iso } else { Boot::Direct };
-        self.boot.unwrap_or(usual)
-    }
-
-    /// How the guest is spoken to.
-    pub fn channel(&self) -> Channel {
-        let usual =
-            if self.machine == Some(Machine::Vmware) { Channel::Serial } else { Channel::VirtioSerial };
-        self.channel.channel.unwrap_or(usual)
-    }
-
-    /// The same, as this host can have it.
-    ///
-    /// # Errors
-    /// It has nothing for vsock.
-    pub fn transport(&self) -> Result<Transport> {
-        self.channel.transport(self.channel())
     }
 
     /// The VM's CPUs.

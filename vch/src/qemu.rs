@@ -75,8 +75,8 @@ impl Descriptors {
     }
 
     /// What the machine must have room for.
-    fn wanted(&self, spec_from: SpecFrom) -> Wanted {
-        let layers = self.layers.len();
+    fn wanted(&self, options: &RunOptions) -> Wanted {
+        let (layers, spec_from) = (self.layers.len(), options.spec.spec_from);
         let volumes = self.volumes.len() + usize::from(self.spec.is_some() && spec_from == SpecFrom::Disk);
         Wanted {
             layers,
@@ -85,6 +85,7 @@ impl Descriptors {
             nics: self.nics.len(),
             channel: self.channel.is_virtio(),
             fw_cfg: self.spec.is_some() && spec_from == SpecFrom::FwCfg,
+            memory: options.memory,
         }
     }
 
@@ -148,7 +149,7 @@ pub fn arguments(
     add(&["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-rtc", "base=utc"]);
     // A guest that breaks out of its devices finds a process that can start nothing and become nobody.
     add(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
-    let machine = machine::choose(options.machine, boot, accel, &descriptors.wanted(options.spec.spec_from))?;
+    let machine = machine::choose(options.machine, boot, accel, &descriptors.wanted(options))?;
     let (mut places, value) = (Places::of(machine), machine.value(boot));
     let memory = options.memory.div_ceil(MIB);
     if let Some(frozen) = &descriptors.frozen {

@@ -2,6 +2,7 @@
 
 mod limits;
 mod security;
+mod user_namespace;
 mod words;
 
 use anyhow::{Result, bail};
@@ -63,6 +64,7 @@ pub fn compose(
         network::machine(&options.network, id, image.exposed_ports().as_deref().unwrap_or_default())?;
     security::apply(&mut machine, &options.security)?;
     limits::apply(&mut machine, options)?;
+    user_namespace::apply(&mut machine, &options.user_namespace)?;
     seccomp::lower(&mut machine)?;
     Ok(machine)
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -14,7 +14,7 @@ use image_builder::kernel::KernelTree;
 use crate::build::{Signatures, initrd, whole_initrd};
 use crate::process::say;
 use crate::workspace::{Workspace, is_stale, write};
-use crate::{kernel, own_kernel, sbom};
+use crate::{kernel, own_kernel, sbom, vmx};
 
 /// Which kernel is on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -76,6 +76,17 @@ pub fn build(workspace: &Workspace, edition: Edition) -> Result<PathBuf> {
     let bill = sbom::of(workspace, edition, &bytes).context("making the bill of materials")?;
     write(&iso.with_extension("iso.cdx.json"), format!("{bill:#}\n").as_bytes())?;
     Ok(iso)
+}
+
+/// Writes beside the ISO the description of a VM that boots it. Gives its path.
+///
+/// # Errors
+/// It cannot be written.
+pub fn vmx(iso: &Path, firmware: vmx::Firmware) -> Result<PathBuf> {
+    let name = iso.file_name().unwrap_or_default().to_string_lossy();
+    let path = iso.with_extension("vmx");
+    write(&path, vmx::text(&name, firmware).as_bytes())?;
+    Ok(path)
 }
 
 /// Prints what is in the ISO, and in its initramfs: bytes, SHA-256, path.

@@ -12,6 +12,7 @@ mod run;
 mod sbom;
 mod test;
 mod tools;
+mod vmx;
 mod workspace;
 
 use std::ffi::OsString;
@@ -63,6 +64,9 @@ enum Command {
         /// Prints what is in it: bytes, SHA-256, path.
         #[arg(long)]
         list: bool,
+        /// Writes beside it a VM's description for VMware's hypervisors, which boots it by this firmware.
+        #[arg(long, value_enum, value_name = "FIRMWARE", num_args = 0..=1, require_equals = true, default_missing_value = "bios")]
+        vmx: Option<vmx::Firmware>,
     },
     /// Builds everything and runs all tests; arguments after `--` go to `cargo test`.
     Test {
@@ -127,7 +131,7 @@ fn execute(command: Command, rest: Option<Vec<OsString>>) -> Result<ExitCode> {
                 own_kernel::check(&workspace)?;
             }
         }
-        Command::Iso { install: Install { no_install }, kernel, list } => {
+        Command::Iso { install: Install { no_install }, kernel, list, vmx } => {
             tools::ensure(Task::Iso, no_install)?;
             build::all(&workspace, no_install)?;
             let edition = kernel.unwrap_or_else(|| Edition::usual(&workspace));
@@ -136,6 +140,9 @@ fn execute(command: Command, rest: Option<Vec<OsString>>) -> Result<ExitCode> {
                 iso::list(&iso)?;
             } else {
                 println!("{}", iso.display());
+            }
+            if let Some(firmware) = vmx {
+                println!("{}", iso::vmx(&iso, firmware)?.display());
             }
         }
         Command::Test { install: Install { no_install }, services } => {

@@ -142,6 +142,11 @@ impl Mounts {
         Ok(Self(mounts))
     }
 
+    /// All.
+    pub fn all(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.0.iter().map(|(_, tree)| tree)
+    }
+
     /// Mounts them over what the image has, wherever a symbolic link leads: `/` is the container's root.
     pub fn attach(self) -> Result<(), Failure> {
         self.0.into_iter().try_for_each(|(path, tree)| {

@@ -36,10 +36,11 @@ pub fn once(volume: &Volume, target: &str) -> Result<(), Failure> {
         Err(error) if error.kind() == ErrorKind::NotFound => false,
         Err(error) => return Err(error).at(Root, what),
     };
-    if is_there && (volume.nocopy || !is_empty(&data).at(Root, what)?) {
+    let nocopy = volume.nocopy || volume.subpath.is_some();
+    if is_there && (nocopy || !is_empty(&data).at(Root, what)?) {
         return Ok(());
     }
-    let source = if volume.nocopy { None } else { image_folder(&volume.destination).at(Root, what)? };
+    let source = if nocopy { None } else { image_folder(&volume.destination).at(Root, what)? };
     if is_there && source.is_none() {
         return Ok(());
     }

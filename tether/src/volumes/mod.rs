@@ -13,10 +13,11 @@ mod share;
 use crate::disks::Disk;
 use crate::failure::{Context, Failure};
 use crate::mounts;
+use crate::user_namespace::UserNamespace;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use protocol::Stage::{Root, Run};
 use protocol::{MachineSpec, Nfs, Share, Volume};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -33,10 +34,15 @@ fn place(index: usize) -> String {
 }
 
 impl Volumes {
-    /// Mounts the volumes, which are on these `disks`, and the shares.
-    pub fn mount(machine: &MachineSpec, disks: &[Disk]) -> Result<Self, Failure> {
+    /// Mounts the volumes, which are on these `disks`, and the shares. The volumes' files are whose they are in the user namespace,
+    /// if one is given.
+    pub fn mount(
+        machine: &MachineSpec,
+        disks: &[Disk],
+        user: Option<&UserNamespace>,
+    ) -> Result<Self, Failure> {
         let mut mounted = Self(vec![]);
-        match mounted.mount_all(machine, disks) {
+        match mounted.mount_all(machine, disks, user) {
             Ok(()) => Ok(mounted),
             Err(failure) => {
                 let _why_is_known = mounted.unmount();
@@ -45,9 +51,15 @@ impl Volumes {
         }
     }
 
-    fn mount_all(&mut self, machine: &MachineSpec, disks: &[Disk]) -> Result<(), Failure> {
+    fn mount_all(
+        &mut self,
+        machine: &MachineSpec,
+        disks: &[Disk],
+        user: Option<&UserNamespace>,
+    ) -> Result<(), Failure> {
         for (index, (volume, disk)) in machine.volumes.iter().zip(disks).enumerate() {
             self.volume(place(index), volume, disk)?;
+            user.map_or(Ok(()), |user| user.map_files(&place(index)))?;
         }
         for (index, share) in machine.shares.iter().enumerate() {
             let target = share::place(index);
@@ -110,13 +122,12 @@ impl<'a> Detached<'a> {
     pub fn prepare(machine: &'a MachineSpec) -> Result<Self, Failure> {
         let mut mounts = vec![];
         for (index, volume) in machine.volumes.iter().enumerate() {
-            let Volume { name, destination, readonly, .. } = volume;
+            let Volume { name, destination, readonly, subpath, .. } = volume;
             is_absolute("volumes", index, destination)?;
             if !volume.shared {
                 fill::once(volume, &place(index))?;
             }
-            let tree = detach(&format!("{}/{}", place(index), fill::DATA), true);
-            let tree = tree.at(Root, || format!("opening the folder \"data\" of volume {name:?}"))?;
+            let tree = part(name, &format!("{}/{}", place(index), fill::DATA), subpath.as_deref())?;
             mounts.push(Mount { tree, name, destination, readonly: *readonly, file: false });
         }
         for (index, share) in machine.shares.iter().enumerate() {
@@ -127,10 +138,9 @@ impl<'a> Detached<'a> {
             mounts.push(Mount { tree, name, destination, readonly: *readonly, file: *file });
         }
         for (index, export) in machine.nfs.iter().enumerate() {
-            let Nfs { name, destination, readonly, .. } = export;
+            let Nfs { name, destination, readonly, subpath, .. } = export;
             is_absolute("nfs", index, destination)?;
-            let tree = detach(&nfs::place(index), true);
-            let tree = tree.at(Root, || format!("opening volume {name:?}"))?;
+            let tree = part(name, &nfs::place(index), subpath.as_deref())?;
             mounts.push(Mount { tree, name, destination, readonly: *readonly, file: false });
         }
         // What is above comes before what is below.
@@ -192,6 +202,24 @@ fn detach(path: &str, folder: bool) -> io::Result<OwnedFd> {
     if !folder && !File::from(found.try_clone()?).metadata()?.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
+    clone(found)
+}
+
+/// The same of the folder `subpath` of a volume's folder. Whoever could write to the volume may have put symbolic links on it: they
+/// lead to where they lead on it, and not out.
+fn part(name: &str, path: &str, subpath: Option<&str>) -> Result<OwnedFd, Failure> {
+    let Some(subpath) = subpath else {
+        return detach(path, true).at(Root, || format!("opening the folder \"data\" of volume {name:?}"));
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let within = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    let whole = rustix::fs::open(path, flags | OFlags::NOFOLLOW, Mode::empty());
+    let found = whole.and_then(|whole| openat2(&whole, subpath, flags, Mode::empty(), within));
+    let tree = found.map_err(io::Error::from).and_then(clone);
+    tree.at(Root, || format!("opening the folder {subpath:?} of volume {name:?}"))
+}
+
+fn clone(found: OwnedFd) -> io::Result<OwnedFd> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     Ok(open_tree(found, "", flags)?)

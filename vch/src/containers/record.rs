@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::health::Check;
 use crate::network::publish::Port;
+use crate::options::spec_from::SpecFrom;
 use crate::restart::Policy;
 use crate::transport::Transport;
 
@@ -41,6 +42,9 @@ pub struct Record {
     /// How its guest is spoken to.
     #[serde(default)]
     pub transport: Transport,
+    /// How its guest is told what to run.
+    #[serde(default)]
+    pub spec_from: SpecFrom,
     /// How its health is checked, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Check>,
@@ -69,6 +73,7 @@ impl Record {
             volumes: vec![],
             ports: vec![],
             transport: Transport::default(),
+            spec_from: SpecFrom::default(),
             health: None,
             restart: Policy::No,
             template: None,

@@ -13,6 +13,7 @@ use super::relay::Relay;
 use super::{Kept, exited, finish};
 use crate::containers::{Container, Exit, State};
 use crate::conversation::{Conversation, Phase, SESSION};
+use crate::options::spec_from::SpecFrom;
 use crate::timeline::Clock;
 use crate::vm::Wires;
 
@@ -71,8 +72,11 @@ fn resume(kept: &mut Kept, clients: &mut Clients, wires: Wires) -> Result<crate:
     let lossy = wires.channel.is_lossy();
     let (talk, deadline) = match kept.container.state()? {
         State::Created | State::Restarting { .. } => {
-            let talk =
-                Conversation::adopting_early(kept.container.machine()?, kept.container.record.stdin, lossy)?;
+            let record = &kept.container.record;
+            let mut talk = Conversation::adopting_early(kept.container.machine()?, record.stdin, lossy)?;
+            if record.spec_from != SpecFrom::Channel {
+                talk.is_told_otherwise();
+            }
             (talk, Some(Instant::now() + START))
         }
         State::Running { .. } => (Conversation::adopting(has, Phase::Running, lossy)?, None),

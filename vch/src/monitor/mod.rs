@@ -193,7 +193,7 @@ fn start(
     let mut machine = spec::compose(&config, options, &id, disks, attach.size, host_variable)?;
     let mut volumes =
         volumes::attach::attach(&store, &options.volumes.all(), &options.limits.tmpfs, &config)?;
-    volumes.tell(&mut machine);
+    volumes.tell(&mut machine)?;
     let length = serde_json::to_vec(&machine)?.len();
     ensure!(
         length <= MOST_SPEC,
@@ -225,6 +225,7 @@ fn start(
     record.ports = network.ports().to_vec();
     record.volumes = volumes.names();
     record.transport = options.transport()?;
+    record.spec_from = options.spec.spec_from;
     record.restart = options.restart;
     record.template = thaw.as_ref().map(|thaw| thaw.record.id.clone());
     record.health = Check::of(health.as_ref(), &options.health)?;
@@ -303,8 +304,8 @@ fn in_a_vm(
     };
     let mut relay = Relay::new(plan, wires, &kept.container, clients, &mut kept.log, clock)?;
     relay.bound = life == Life::Bound;
-    if options.spec.spec_from != SpecFrom::Channel {
-        relay.talk.told_otherwise();
+    if kept.container.record.spec_from != SpecFrom::Channel {
+        relay.talk.is_told_otherwise();
     }
     relay.run().map_err(|error| match shares.iter_mut().find_map(share::Running::trouble) {
         Some(trouble) => error.context(trouble),

@@ -1,6 +1,7 @@
 //! Where the guest finds what it is to run.
 
 use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
 
 /// Options for the machine spec's way.
 #[derive(Debug, Clone, Copy, Default, Args)]
@@ -11,7 +12,8 @@ pub struct SpecOptions {
 }
 
 /// The ways.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum SpecFrom {
     /// A message, when the guest says that it is ready.
     #[default]

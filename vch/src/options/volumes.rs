@@ -12,7 +12,7 @@ pub struct VolumeOptions {
     #[arg(short = 'v', long = "volume", value_name = "[SOURCE:]PATH[:OPTIONS]", value_parser = volumes::parse::volume)]
     pub volume: Vec<Mount>,
 
-    /// The same in words: `type=volume|bind|tmpfs,source=NAME|DIR,target=PATH`, and `readonly` `volume-nocopy` `volume-opt=size=SIZE`
+    /// The same in words: `type=volume|bind|tmpfs,source=NAME|DIR,target=PATH`, and `readonly` `volume-nocopy` `volume-subpath=FOLDER` `volume-opt=size=SIZE`
     /// `volume-label=NAME=VALUE` `tmpfs-size=SIZE` `tmpfs-mode=MODE`; `volume-driver=nfs` with `volume-opt=device=HOST:/PATH` and
     /// `volume-opt=o=OPTIONS` is a folder of an NFS server (repeatable)
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = volumes::parse::mount)]

@@ -165,6 +165,7 @@ impl<'a> Machine<'a> {
             nics: self.nics,
             channel: self.options.channel() != Channel::Serial,
             fw_cfg: false,
+            memory: self.options.memory,
         };
         choose(self.options.machine, self.boot, self.accel, &wanted)
     }

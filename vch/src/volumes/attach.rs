@@ -85,7 +85,14 @@ pub fn attach(store: &Path, wanted: &[Mount], tmpfs: &[String], config: &Config)
 
 impl Source {
     fn anonymous() -> Self {
-        Self::Volume { name: None, nocopy: false, size: None, nfs: None, labels: Default::default() }
+        Self::Volume {
+            name: None,
+            nocopy: false,
+            size: None,
+            nfs: None,
+            subpath: None,
+            labels: Default::default(),
+        }
     }
 }
 
@@ -93,7 +100,7 @@ impl Attached {
     fn add(&mut self, mount: Mount) -> Result<()> {
         let Mount { source, target, readonly } = mount;
         match source {
-            Source::Volume { name, nocopy, size, nfs, labels } => {
+            Source::Volume { name, nocopy, size, nfs, subpath, labels } => {
                 let volumes = Volumes::of(&self.store);
                 // Until it is claimed: nobody shall remove it meanwhile.
                 let lock = volumes.lock()?;
@@ -105,9 +112,11 @@ impl Attached {
                     let name = volume.record.name.clone();
                     let held =
                         volume.claim(false)?.with_context(|| format!("volume {name} is being removed"))?;
-                    self.nfs.push((export.tell(name, target, readonly)?, held));
+                    let nfs = export.tell(name, target, readonly)?;
+                    self.nfs.push((protocol::Nfs { subpath, ..nfs }, held));
                 } else {
-                    let open = self.open(&volume, target, readonly, nocopy)?;
+                    let mut open = self.open(&volume, target, readonly, nocopy)?;
+                    open.spec.subpath = subpath;
                     self.volumes.push(open);
                 }
             }
@@ -144,7 +153,8 @@ impl Attached {
             disk = open(true)?;
         }
         let (name, uuid) = (name.clone(), volume.record.uuid);
-        let spec = protocol::Volume { name, uuid, destination: target, readonly, shared, nocopy };
+        let spec =
+            protocol::Volume { name, uuid, destination: target, readonly, shared, nocopy, subpath: None };
         Ok(OpenVolume { spec, disk, held })
     }
 
@@ -164,7 +174,21 @@ impl Attached {
     }
 
     /// Adds them to what the guest is told.
-    pub fn tell(&mut self, machine: &mut MachineSpec) {
+    ///
+    /// # Errors
+    /// Not all can be had in a user namespace.
+    pub fn tell(&mut self, machine: &mut MachineSpec) -> Result<()> {
+        if machine.idmapped {
+            // Neither filesystem knows idmapped mounts (Linux 6.1): all would be nobody's.
+            ensure!(
+                self.shares.is_empty(),
+                "folders of the host cannot be had with --userns auto, --uidmap or --gidmap"
+            );
+            ensure!(
+                self.nfs.is_empty(),
+                "volumes of NFS cannot be had with --userns auto, --uidmap or --gidmap"
+            );
+        }
         let mounts = &mut machine.config.mounts;
         let places = self.volumes.iter().map(|volume| &volume.spec.destination);
         let places = places.chain(self.shares.iter().map(|share| &share.spec.destination));
@@ -175,6 +199,7 @@ impl Attached {
         machine.shares = self.shares.iter().map(|share| share.spec.clone()).collect();
         machine.nfs = self.nfs.iter().map(|(nfs, _)| nfs.clone()).collect();
         machine.volumes = self.volumes.iter().map(|volume| volume.spec.clone()).collect();
+        Ok(())
     }
 
     /// The volumes' names, as the container's record has them.

@@ -95,7 +95,7 @@ impl Export {
         let Parsed { server, path, versions, options, readonly: all } = self.parse()?;
         let server = address(server).with_context(|| format!("volume {name}"))?;
         let (path, readonly) = (path.to_owned(), readonly || all);
-        Ok(protocol::Nfs { name, server, path, versions, options, destination, readonly })
+        Ok(protocol::Nfs { name, server, path, versions, options, destination, readonly, subpath: None })
     }
 
     fn parse(&self) -> Result<Parsed<'_>> {
@@ -256,7 +256,8 @@ impl Value {
             (_, None) => bail!("it needs a value"),
             (Self::Number(least, most), Some(text)) => {
                 let good = |number: &u32| (least..=most).contains(number);
-                ensure!(text.parse().ok().filter(good).is_some(), "it is a number from {least} to {most}");
+                let number = text.parse().ok().filter(good).filter(|_| !text.starts_with('+'));
+                ensure!(number.is_some(), "it is a number from {least} to {most}");
                 Ok(())
             }
             (Self::Words(words), Some(text)) => {

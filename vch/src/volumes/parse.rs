@@ -39,6 +39,8 @@ pub enum Source {
         size: Option<u64>,
         /// What it is, if it is no disk.
         nfs: Option<Export>,
+        /// The folder of it that is mounted, relative, if not all of it is.
+        subpath: Option<String>,
         /// Labels that it gets when it is made.
         labels: BTreeMap<String, String>,
     },
@@ -93,6 +95,7 @@ pub fn volume(text: &str) -> Result<Mount> {
             nocopy,
             size: None,
             nfs: None,
+            subpath: None,
             labels: BTreeMap::new(),
         },
     };
@@ -125,6 +128,7 @@ struct Words {
     nocopy: bool,
     driver: Option<String>,
     options: BTreeMap<String, String>,
+    subpath: Option<String>,
     labels: BTreeMap<String, String>,
     tmpfs_size: Option<u64>,
     tmpfs_mode: Option<u32>,
@@ -153,6 +157,7 @@ impl Words {
                 let (name, value) = label(needed()?)?;
                 self.labels.insert(name, value);
             }
+            "volume-subpath" => self.subpath = Some(subpath(needed()?)?),
             "volume-driver" => self.driver = Some(needed()?.to_owned()),
             "tmpfs-size" => self.tmpfs_size = Some(size::parse(needed()?)?),
             "tmpfs-mode" => {
@@ -180,7 +185,14 @@ impl Words {
                     Driver::Nfs(export) => (None, Some(export)),
                 };
                 let name = name.as_deref().map(checked).transpose()?;
-                Source::Volume { name, nocopy: self.nocopy, size, nfs, labels: self.labels }
+                Source::Volume {
+                    name,
+                    nocopy: self.nocopy,
+                    size,
+                    nfs,
+                    subpath: self.subpath,
+                    labels: self.labels,
+                }
             }
             ("bind", Some(path)) => Source::Bind(folder(&path)?),
             ("bind", None) => bail!("type=bind needs source=DIR"),
@@ -247,6 +259,17 @@ fn is_options(text: &str) -> bool {
 
 fn checked(name: &str) -> Result<String> {
     check_name(name).map(|()| name.to_owned())
+}
+
+/// A folder on a volume, relative, in its shortest form.
+fn subpath(text: &str) -> Result<String> {
+    ensure!(!text.starts_with('/') && text.len() < LONGEST, "volume-subpath {text:?} is not a relative path");
+    let parts: Vec<_> = text.split('/').filter(|part| !["", "."].contains(part)).collect();
+    ensure!(
+        !parts.is_empty() && !parts.contains(&".."),
+        "volume-subpath {text:?} is not a folder on the volume"
+    );
+    Ok(parts.join("/"))
 }
 
 /// A volume's label: `NAME[=VALUE]`.

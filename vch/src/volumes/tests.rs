@@ -117,7 +117,7 @@ fn what_a_machine_gets() {
     }))
     .unwrap();
     let mut attached = attach(dir.path(), &wanted, &[], &config).unwrap();
-    attached.tell(&mut machine);
+    attached.tell(&mut machine).unwrap();
     let places: Vec<_> = machine.volumes.iter().map(|volume| volume.destination.as_str()).collect();
     assert_eq!(places, ["/cache", "/dev/shm", "/a/b/c", "/var/lib/db"]);
     let mounts: Vec<_> = machine.config.mounts.iter().map(|mount| mount.destination.as_str()).collect();

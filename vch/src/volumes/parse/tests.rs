@@ -4,7 +4,8 @@ use super::*;
 
 fn named(name: Option<&str>, target: &str, readonly: bool, nocopy: bool) -> Mount {
     let name = name.map(str::to_owned);
-    let source = Source::Volume { name, nocopy, size: None, nfs: None, labels: BTreeMap::new() };
+    let source =
+        Source::Volume { name, nocopy, size: None, nfs: None, subpath: None, labels: BTreeMap::new() };
     Mount { source, target: target.into(), readonly }
 }
 
@@ -76,14 +77,23 @@ fn dash_dash_mount() {
     let full = mount("source=db,target=/d,volume-opt=size=1g,volume-label=a=b,volume-label=c").unwrap();
     let labels = [("a", "b"), ("c", "")].map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     let name = Some("db".to_owned());
-    assert_eq!(full.source, Source::Volume { name, nocopy: false, size: Some(1 << 30), nfs: None, labels });
+    assert_eq!(
+        full.source,
+        Source::Volume { name, nocopy: false, size: Some(1 << 30), nfs: None, subpath: None, labels }
+    );
     // Options with commas between them stand in quotation marks.
     let nfs = mount("dst=/d,volume-driver=nfs,volume-opt=device=h:/p,\"volume-opt=o=soft,timeo=9\",readonly")
         .unwrap();
     let export = Export { kind: "nfs".into(), device: "h:/p".into(), o: "soft,timeo=9".into() };
     let labels = BTreeMap::new();
-    let source = Source::Volume { name: None, nocopy: false, size: None, nfs: Some(export), labels };
+    let source =
+        Source::Volume { name: None, nocopy: false, size: None, nfs: Some(export), subpath: None, labels };
     assert_eq!(nfs, Mount { source, target: "/d".into(), readonly: true });
+    let Source::Volume { subpath, .. } = mount("src=db,target=/d,volume-subpath=a//./b/").unwrap().source
+    else {
+        panic!()
+    };
+    assert_eq!(subpath.as_deref(), Some("a/b"));
     let tmpfs = mount("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=1770").unwrap();
     assert_eq!(tmpfs.source, Source::Tmpfs { size: Some(1 << 20), mode: Some(0o1770) });
 }
@@ -112,6 +122,11 @@ fn dash_dash_mount_refused() {
         ("target=/d,readonly=maybe", "true or false"),
         ("target=/d,volume-driver=rexray", "volume-driver \"rexray\""),
         ("target=/d,volume-opt=type=btrfs", "volume-opt \"type=btrfs\""),
+        ("src=db,target=/d,volume-subpath=/a", "not a relative path"),
+        ("src=db,target=/d,volume-subpath=a/../../b", "not a folder on the volume"),
+        ("src=db,target=/d,volume-subpath=./", "not a folder on the volume"),
+        ("src=db,target=/d,volume-subpath=", "needs a value"),
+        ("type=tmpfs,target=/d,volume-subpath=a", "does not go with type=tmpfs"),
         ("target=/d,volume-driver=nfs", "needs volume-opt=device"),
         ("target=/d,volume-driver=nfs,volume-opt=device=h:/p,volume-opt=o=intr", "no effect"),
         ("target=/d,volume-opt=device", "is not NAME=VALUE"),
