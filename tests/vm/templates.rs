@@ -123,7 +123,7 @@ fn what_a_container_has() -> Result<()> {
     Ok(())
 }
 
-/// The other machine type, a second CPU, two interfaces and none, and the line of UARTs.
+/// Other machine types, a second CPU, two interfaces and none, and the line of UARTs.
 fn other_machines() -> Result<()> {
     let script = "nproc; ls /sys/class/net | grep -c eth; cat /sys/class/net/eth*/address | sort -u | wc -l";
     let mut pc = copy(script);
