@@ -33,7 +33,7 @@ fn defaults() -> Result<()> {
     let ran = run(&shell(
         "cat /proc/self/status; cat /proc/mounts; echo pid: $$; echo init: $(cat /proc/1/cmdline); echo lo: $(ip addr show lo);
          echo host: $(hostname); echo processes: $(ls -d /proc/[0-9]* | wc -l); echo cgroup: $(cat /proc/self/cgroup);
-         echo kcore: $(wc -c < /proc/kcore); echo null: $(stat -c '%t:%T %a' /dev/null);
+         echo kcore: $(cat /proc/kcore 2>/dev/null | wc -c); echo null: $(stat -c '%t:%T %a' /dev/null);
          (echo 1 > /proc/sys/kernel/panic) 2>/dev/null && echo sys: writable || echo sys: read-only;
          echo clock: $(date +%s); echo files: $(ulimit -n) $(ulimit -Hn)",
     ))?;

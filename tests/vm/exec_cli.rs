@@ -230,7 +230,7 @@ fn when_something_ends() -> Result<()> {
     stdout.read_to_end(&mut rest)?;
     ensure!(!rest.is_empty() && rest.iter().all(|byte| *byte == 0), "{} bytes", rest.len());
     ends(child, 137, "the container has ended, and the command with it")?;
-    gives(web.exec(&[], &["true"]), 125, "", "container ending is not running")?;
+    gives(web.exec(&[], &["true"]), 125, "", "is not running")?;
 
     // The VM itself.
     web.again("killed", &[], &["sleep", "1000"])?;

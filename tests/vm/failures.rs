@@ -1,8 +1,8 @@
 //! When things go wrong: one clear sentence, and nothing left behind.
 
 use crate::harness::{
-    Test, command, command_with_store, error_of, eventually, files, options, qemus, run, run_with_layers,
-    shell, store, temporary, vch, workspace,
+    Test, booted, command, command_with_store, error_of, eventually, files, options, qemus, run,
+    run_with_layers, shell, store, temporary, vch, workspace,
 };
 use crate::tests;
 use anyhow::{Context, Result, ensure};
@@ -101,14 +101,14 @@ fn no_kvm() -> Result<()> {
 /// An initramfs without an init.
 fn kernel_panic() -> Result<()> {
     let dir = temporary()?;
-    let mut options = shell("true");
+    let mut options = booted(shell("true"));
     options.initrd = Some(dir.path().join("initrd"));
     fs::write(dir.path().join("initrd"), [0; 512])?;
     refused(&options, &["Kernel panic"])
 }
 
 fn guest_that_never_comes_up() -> Result<()> {
-    let mut options = shell("true");
+    let mut options = booted(shell("true"));
     options.qemu_arg = vec!["-S".into()]; // the CPU does not start
     options.boot_timeout = Some(std::time::Duration::from_secs(1));
     refused(&options, &["within 1 s"])
@@ -203,7 +203,7 @@ fn host_disk_full() -> Result<()> {
         let inner = command_with_store(
             &dir,
             "disk-full",
-            &[],
+            &["--boot=direct"],
             &["dd", "if=/dev/urandom", "of=/big", "bs=1M", "count=40"],
         );
         let output = Command::new("unshare")

@@ -93,18 +93,21 @@ fn from_template() -> bool {
     FROM_TEMPLATE.get() || std::env::var_os("CONTAINERVM_FROM_TEMPLATE").is_some_and(|value| value == "auto")
 }
 
-/// The options of a VM that boots, where it cannot do otherwise.
-fn or_boot(mut options: RunOptions) -> RunOptions {
-    if vch::template::machine::check(&options).is_err() {
-        options.template.from_template = None;
-    }
+/// The options of a VM that boots, whatever others do: for tests of that. (`--boot=direct` says it on a command line.)
+pub fn booted(mut options: RunOptions) -> RunOptions {
+    options.template.from_template = None;
     options
+}
+
+/// The options of a VM that boots, where it cannot do otherwise.
+fn or_boot(options: RunOptions) -> RunOptions {
+    if vch::template::machine::check(&options).is_err() { booted(options) } else { options }
 }
 
 /// Whether `vch run` with these words, and what else tests ask for, can go on from a template.
 fn can_be_restored(words: &[&str]) -> bool {
     let is_host_path = |word: &str| word.starts_with(['/', '.']) || word.contains("type=bind");
-    let booted = ["--debug", "iso", "--boot=iso", "vsock", "--channel=vsock"];
+    let booted = ["--debug", "iso", "--boot=iso", "--boot=direct", "vsock", "--channel=vsock"];
     !words
         .iter()
         .any(|word| booted.contains(word) || is_host_path(word) || word.starts_with("--from-template"))
@@ -401,9 +404,7 @@ fn start_in(
     options: &RunOptions,
     layers: &[(&Path, protocol::Uuid)],
 ) -> Result<Running> {
-    let mut options = options.clone();
-    options.template.from_template = None;
-    let options = &options;
+    let options = &booted(options.clone());
     let accel = vch::accel::choose(options.accel)?;
     let boot = vch::boot::Boot::find(options)?;
     let scratch_uuid = protocol::Uuid::from_bytes(vch::random::bytes()?);

@@ -2,7 +2,8 @@
 
 use crate::background::Background;
 use crate::harness::{
-    Ran, Test, command_with_store, error_of, eventually, input, kernel, run, run_with, shell, temporary,
+    Ran, Test, command_with_store, debian_kernel, error_of, eventually, input, kernel, run, run_with, shell,
+    temporary,
 };
 use crate::{config, lifecycle, stdio, tests};
 use anyhow::{Context, Result, ensure};
@@ -21,6 +22,7 @@ pub fn tests() -> Vec<Test> {
         copies_have_nothing_in_common,
         what_a_container_has,
         other_machines,
+        on_debians_kernel,
         two_at_once,
         only_whole_ones_are_used,
         removed_while_a_copy_runs,
@@ -123,7 +125,7 @@ fn what_a_container_has() -> Result<()> {
     Ok(())
 }
 
-/// The other machine type, a second CPU, two interfaces and none, and the line of UARTs.
+/// Other machine types, a second CPU, two interfaces and none, and the line of UARTs.
 fn other_machines() -> Result<()> {
     let script = "nproc; ls /sys/class/net | grep -c eth; cat /sys/class/net/eth*/address | sort -u | wc -l";
     let mut pc = copy(script);
@@ -142,6 +144,23 @@ fn other_machines() -> Result<()> {
         ensure!(is_restored(&ran), "{ran:?}");
         ensure!(ran.out() == out, "{ran:?}");
     }
+    Ok(())
+}
+
+/// Modules are loaded once, in the template; those that few need, in the copy.
+fn on_debians_kernel() -> Result<()> {
+    let mut options = copy("uname -r; cat /sys/class/net/eth0/address; hostname");
+    let (kernel, initrd) = debian_kernel();
+    (options.kernel, options.initrd) = (Some(vch::options::Kernel::File(kernel)), Some(initrd));
+    options.verity = true;
+    options.network.firewall = vch::options::network::Firewall::Outbound;
+    let ran = run(&options)?;
+    let (out, step) = (ran.out(), |name: &str| ran.outcome.guest.iter().any(|step| step.name == name));
+    let lines: Vec<_> = out.lines().collect();
+    ensure!(is_restored(&ran) && lines.len() == 3 && lines[0].contains("-cloud-amd64"), "{ran:?}");
+    // Both come from the container's ID.
+    ensure!(lines[1].replace(':', "")[2..] == lines[2][..10], "{out}");
+    ensure!(step("verity modules") && step("devices"), "{ran:?}");
     Ok(())
 }
 

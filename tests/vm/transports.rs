@@ -2,7 +2,7 @@
 //! out.
 
 use crate::background::Background;
-use crate::harness::{self, Test, error_of, eventually, on, probe, run, temporary};
+use crate::harness::{self, Test, booted, error_of, eventually, on, probe, run, temporary};
 use crate::{tests, tests_over_each};
 use anyhow::{Result, ensure};
 use image_builder::initramfs::Initramfs;
@@ -65,7 +65,8 @@ fn another_monitor(over: Channel) -> Result<()> {
 
 /// A kernel whose command line does not say what the transport is.
 fn found_by_what_is_there(over: Channel) -> Result<()> {
-    let mut options = on(over, harness::shell("tr ' ' '\\n' < /proc/cmdline | grep -c containervm; exit 0"));
+    let mut options =
+        on(over, booted(harness::shell("tr ' ' '\\n' < /proc/cmdline | grep -c containervm; exit 0")));
     let plain = "console=ttyS0 quiet panic=-1 random.trust_cpu=on";
     options.qemu_arg = vec!["-append".into(), plain.into()];
     run(&options)?.gives("0\n")

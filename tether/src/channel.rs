@@ -161,12 +161,12 @@ impl Channel {
     }
 
     /// Waits for the next message, or for one of `events`: then there may be none. Only for the time when nothing else can happen.
-    pub fn next_message(&mut self, events: &Uevents) -> Result<Option<ToGuest>, Failure> {
+    pub fn next_message(&mut self, events: Option<&Uevents>) -> Result<Option<ToGuest>, Failure> {
         self.turn()?;
         if let Some(message) = self.message()? {
             return Ok(Some(message));
         }
-        self.wait(None, Some(events.fd()))?;
+        self.wait(None, events.map(Uevents::fd))?;
         self.receive()?;
         self.message()
     }

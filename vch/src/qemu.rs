@@ -76,8 +76,7 @@ impl Descriptors {
 
     /// What the machine must have room for.
     fn wanted(&self, options: &RunOptions) -> Wanted {
-        let spec_from = options.spec.spec_from;
-        let layers = self.layers.len();
+        let (layers, spec_from) = (self.layers.len(), options.spec.spec_from);
         let volumes = self.volumes.len() + usize::from(self.spec.is_some() && spec_from == SpecFrom::Disk);
         Wanted {
             layers,

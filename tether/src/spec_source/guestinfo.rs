@@ -1,7 +1,7 @@
 //! VMware's guestinfo: the variable `guestinfo.containervm.spec` of the VM's configuration, by GuestRPC through the backdoor.
 //!
 //! Sources: open-vm-tools, `lib/include/backdoor_def.h`, `guest_msg_def.h`, `lib/message/message.c`; Linux,
-//! `drivers/gpu/drm/vmwgfx/vmwgfx_msg.c`. Tried against those descriptions only: QEMU's `vmport` has no GuestRPC, and no ESXi was
+//! `drivers/gpu/drm/vmwgfx/vmwgfx_msg.c`. Tried against those descriptions only: QEMU's `vmport` takes the call, but has no GuestRPC, and no ESXi was
 //! at hand.
 
 use super::Source;

@@ -49,7 +49,7 @@ enum Choice {
 pub fn receive(channel: &mut Channel) -> Result<Order, Failure> {
     let parameters = fs::read_to_string("/proc/cmdline").at(Stage::Spec, || "reading /proc/cmdline")?;
     match named(&parameters)? {
-        Some(Choice::Channel) => from_channel(channel, &mut Nothing),
+        Some(Choice::Channel) => from_channel(channel, None),
         Some(Choice::FwCfg) => wanted(&mut fw_cfg::FwCfg::of_this_machine()?),
         Some(Choice::GuestInfo) => wanted(&mut guestinfo::of_this_machine()),
         Some(Choice::Disk) => {
@@ -88,11 +88,9 @@ fn by_what_is_there(channel: &mut Channel) -> Result<Order, Failure> {
             return parse(source, &document);
         }
     }
-    if channel.is_uart() {
-        from_channel(channel, &mut config_disk::ConfigDisk::default())
-    } else {
-        from_channel(channel, &mut Nothing)
-    }
+    let mut disks = config_disk::ConfigDisk::default();
+    let is_uart = channel.is_uart();
+    from_channel(channel, is_uart.then_some(&mut disks as &mut dyn Source))
 }
 
 /// A source that has to have it.
@@ -128,28 +126,17 @@ fn known(machine: &MachineSpec) -> Result<(), Failure> {
     ))
 }
 
-/// No source.
-struct Nothing;
-
-impl Source for Nothing {
-    fn name(&self) -> &'static str {
-        "nothing"
-    }
-
-    fn read(&mut self) -> Result<Option<Vec<u8>>, Failure> {
-        Ok(None)
-    }
-}
-
 /// What the host says; unless `other`, which is asked again whenever a device comes, has something to say before.
-fn from_channel(channel: &mut Channel, other: &mut dyn Source) -> Result<Order, Failure> {
-    let events = Uevents::open()?;
+fn from_channel(channel: &mut Channel, mut other: Option<&mut dyn Source>) -> Result<Order, Failure> {
+    let events = other.as_ref().map(|_| Uevents::open()).transpose()?;
     loop {
-        events.drain();
-        if let Some(document) = other.read()? {
-            return parse(other, &document);
+        if let (Some(events), Some(other)) = (&events, &mut other) {
+            events.drain();
+            if let Some(document) = other.read()? {
+                return parse(&**other, &document);
+            }
         }
-        match channel.next_message(&events)? {
+        match channel.next_message(events.as_ref())? {
             None => {}
             Some(ToGuest::Start(start)) => {
                 let Start { machine, time, seed, stdin } = *start;
@@ -173,6 +160,19 @@ fn from_channel(channel: &mut Channel, other: &mut dyn Source) -> Result<Order, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// No source.
+    struct Nothing;
+
+    impl Source for Nothing {
+        fn name(&self) -> &'static str {
+            "nothing"
+        }
+
+        fn read(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+            Ok(None)
+        }
+    }
 
     #[test]
     fn the_command_line_names_it() {

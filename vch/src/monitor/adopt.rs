@@ -14,6 +14,8 @@ use super::{Kept, exited, finish};
 use crate::containers::{Container, Exit, State};
 use crate::conversation::{Conversation, Phase, SESSION};
 use crate::options::spec_from::SpecFrom;
+use crate::template::Templates;
+use crate::template::thaw::Restore;
 use crate::timeline::Clock;
 use crate::vm::Wires;
 
@@ -70,6 +72,7 @@ fn resume(kept: &mut Kept, clients: &mut Clients, wires: Wires) -> Result<crate:
         ((SESSION, Stream::Stderr), offsets.stderr.saturating_sub(run.stderr)),
     ]);
     let lossy = wires.channel.is_lossy();
+    let mut restore = None;
     let (talk, deadline) = match kept.container.state()? {
         State::Created | State::Restarting { .. } => {
             let record = &kept.container.record;
@@ -77,6 +80,7 @@ fn resume(kept: &mut Kept, clients: &mut Clients, wires: Wires) -> Result<crate:
             if record.spec_from != SpecFrom::Channel {
                 talk.is_told_otherwise();
             }
+            restore = template_of(&kept.container);
             (talk, Some(Instant::now() + START))
         }
         State::Running { .. } => (Conversation::adopting(has, Phase::Running, lossy)?, None),
@@ -87,7 +91,17 @@ fn resume(kept: &mut Kept, clients: &mut Clients, wires: Wires) -> Result<crate:
     };
     let mut relay = Relay::over(talk, wires, &kept.container, clients, &mut kept.log, Clock::start());
     relay.deadline = deadline;
+    if let Some(restore) = restore {
+        // If the monitor before has done so, QEMU refuses it, and nothing happens.
+        let _ = restore.tell(&relay.wires.monitor);
+    }
     relay.run()
+}
+
+/// What the VM may still be waiting for, if it is a copy of a template.
+fn template_of(container: &Container) -> Option<Restore> {
+    let id = container.record.template.as_ref()?;
+    Templates::of(container.store()).find(id).ok()?.open().ok()?.restore().ok()
 }
 
 /// Writes down that a container without a VM has ended, if nobody has; its monitor's lock is ours.

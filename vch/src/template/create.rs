@@ -261,7 +261,8 @@ impl<'a, 'b> Booting<'a, 'b> {
     }
 
     fn with_last_words(&self, what: &str) -> anyhow::Error {
-        let last = self.said.iter().rev().find(|said| !said.is_empty());
+        // The console's, if there are any.
+        let last = self.said.iter().find(|said| !said.is_empty());
         match last {
             Some(said) => anyhow!("{what}; the last that was said: {}", harmless(said, WORDS)),
             None => anyhow!("{what}"),

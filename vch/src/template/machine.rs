@@ -82,14 +82,15 @@ impl Key {
 
     /// For people: the first thing that is otherwise in `other`, which is the machine that is wanted.
     pub fn difference(&self, other: &Self) -> Option<String> {
+        // The machine type may follow from what is above it.
         let mut pairs = vec![
-            ("--machine", self.machine.clone(), other.machine.clone()),
-            ("--accel", self.accel.clone(), other.accel.clone()),
-            ("--channel", self.channel.clone(), other.channel.clone()),
             ("the memory in MiB", self.memory.to_string(), other.memory.to_string()),
             ("the number of CPUs", self.cpus.to_string(), other.cpus.to_string()),
             ("the number of disks", self.disks.to_string(), other.disks.to_string()),
             ("the number of network interfaces", self.nics.to_string(), other.nics.to_string()),
+            ("--channel", self.channel.clone(), other.channel.clone()),
+            ("--accel", self.accel.clone(), other.accel.clone()),
+            ("--machine", self.machine.clone(), other.machine.clone()),
         ];
         for what in ["qemu", "firmware", "kernel", "initrd"] {
             let digest = |key: &Self| key.digests.get(what).map_or("none", String::as_str).to_owned();
