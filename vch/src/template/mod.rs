@@ -206,7 +206,7 @@ impl Templates {
     /// `look` is asked now and then whether to give up.
     ///
     /// # Errors
-    /// There is no such template; it is for another machine; it is not whole; [`create::make`]'s.
+    /// There is no such template; it is for another machine; it is not whole, or cannot be made.
     pub fn open(&self, choice: &Choice, machine: &Machine, look: &mut create::Look) -> Result<Thaw> {
         match choice {
             Choice::Auto => {
@@ -249,7 +249,7 @@ impl Templates {
     /// Makes a template, in the place of one with the same key if there is one.
     ///
     /// # Errors
-    /// [`create::freeze`]'s; the store's.
+    /// A VM cannot be frozen; the store cannot be written to.
     pub fn make(
         &self,
         key: &Key,
