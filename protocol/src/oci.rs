@@ -6,6 +6,7 @@
 //!
 //! Source: <https://github.com/opencontainers/runtime-spec>, `config.md` and `config-linux.md`.
 
+mod capabilities;
 mod linux;
 mod process;
 mod resources;
@@ -15,6 +16,7 @@ mod seccomp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+pub use capabilities::*;
 pub use linux::*;
 pub use process::*;
 pub use resources::*;

@@ -6,57 +6,12 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use protocol::Stage::Config;
-use protocol::oci::Capabilities;
-
-/// Names by number, include/uapi/linux/capability.h.
-const NAMES: [&str; 41] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-];
+use protocol::oci::{CAPABILITIES, Capabilities};
 
 /// A set of capabilities: bit n is the capability of number n.
 fn set(field: &str, names: &[String]) -> Result<u64, Failure> {
     names.iter().try_fold(0, |set, name| {
-        let number = NAMES.iter().position(|known| known == name).ok_or_else(|| {
+        let number = CAPABILITIES.iter().position(|known| known == name).ok_or_else(|| {
             let message = format!("process.capabilities.{field}: there is no capability named {name:?}");
             Failure::new(Config, message)
         })?;

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use nix::sys::signal::Signal::{self, SIGUSR1, SIGUSR2, SIGWINCH};
 use serde_json::json;
 
-use super::ps::table;
+use super::ps::{Format, table};
 use super::{Store, each, time};
 use crate::boot::Boot;
 use crate::options::template::Choice;
@@ -100,15 +100,6 @@ pub struct Ls {
 
     #[command(flatten)]
     store: Store,
-}
-
-/// Forms of a list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people.
-    Table,
-    /// An object a line.
-    Json,
 }
 
 /// Options of `vch template rm`.

@@ -4,9 +4,10 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Result, bail, ensure};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::ps::Format;
 use super::{Store, each};
 use crate::log::stamp;
 use crate::volumes::nfs::Driver;
@@ -70,15 +71,6 @@ pub struct Ls {
 
     #[command(flatten)]
     store: Store,
-}
-
-/// Forms of a list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people.
-    Table,
-    /// An object a line.
-    Json,
 }
 
 /// Options of `vch volume inspect`.

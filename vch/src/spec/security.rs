@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
-use protocol::oci::{DeviceRule, Seccomp, Spec};
+use protocol::oci::{CAPABILITIES, DeviceRule, Seccomp, Spec};
 use protocol::{GuestDevice, MachineSpec};
 
 use crate::defaults;
@@ -64,7 +64,7 @@ fn unlock(config: &mut Spec) {
 
 /// By docker's rules: ALL added is all but the dropped; ALL dropped is the added alone.
 fn capabilities(options: &Security) -> Result<Vec<String>> {
-    let all = || defaults::ALL_CAPABILITIES.iter().map(|name| (*name).to_owned());
+    let all = || CAPABILITIES.iter().map(|name| (*name).to_owned());
     let added = normal(&options.cap_add, "--cap-add")?;
     let dropped = normal(&options.cap_drop, "--cap-drop")?;
     let has_all = |names: &[String]| names.iter().any(|name| name == "ALL");
@@ -89,7 +89,7 @@ fn normal(names: &[String], option: &str) -> Result<Vec<String>> {
         let full = if upper.starts_with("CAP_") { upper.clone() } else { format!("CAP_{upper}") };
         match upper.as_str() {
             "ALL" => Ok(upper),
-            _ if defaults::ALL_CAPABILITIES.contains(&full.as_str()) => Ok(full),
+            _ if CAPABILITIES.contains(&full.as_str()) => Ok(full),
             _ => bail!("{option}: there is no capability named {name:?}"),
         }
     };
