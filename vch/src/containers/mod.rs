@@ -116,18 +116,11 @@ impl Containers {
     /// # Errors
     /// A folder or a record cannot be read.
     pub fn list(&self) -> Result<Vec<Container>> {
-        let entries = match fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(vec![]),
-            entries => entries.with_context(|| format!("cannot read {}", self.dir.display()))?,
-        };
         let mut all = vec![];
-        for entry in entries {
-            let entry = entry.with_context(|| format!("cannot read {}", self.dir.display()))?;
-            if is_id(&entry.file_name().to_string_lossy()) {
-                let dir = entry.path();
-                // One that another process has just removed is none.
-                all.extend(read(&dir.join(RECORD))?.map(|record| Container { dir, record }));
-            }
+        for name in names(&self.dir)?.into_iter().filter(|name| is_id(name)) {
+            let dir = self.dir.join(name);
+            // One that another process has just removed is none.
+            all.extend(read(&dir.join(RECORD))?.map(|record| Container { dir, record }));
         }
         all.sort_by(|a, b| (b.record.created, &b.record.id).cmp(&(a.record.created, &a.record.id)));
         Ok(all)
@@ -316,6 +309,23 @@ fn is_id(name: &str) -> bool {
 pub(crate) fn private_dir(dir: &Path, parents: bool) -> Result<()> {
     let made = DirBuilder::new().recursive(parents).mode(0o700).create(dir);
     made.with_context(|| format!("cannot make {}", dir.display()))
+}
+
+/// The names in a folder, which need not be there. (Ours are all UTF-8: others are nobody's.)
+///
+/// # Errors
+/// It cannot be read.
+pub fn names(dir: &Path) -> Result<Vec<String>> {
+    let failed = || format!("cannot read {}", dir.display());
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(vec![]),
+        entries => entries.with_context(failed)?,
+    };
+    let mut names = vec![];
+    for entry in entries {
+        names.extend(entry.with_context(failed)?.file_name().into_string().ok());
+    }
+    Ok(names)
 }
 
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {

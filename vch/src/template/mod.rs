@@ -36,7 +36,7 @@ pub use thaw::Thaw;
 
 use crate::accel::Accel;
 use crate::boot::Boot;
-use crate::containers::{private_dir, read};
+use crate::containers::{names, private_dir, read};
 use crate::name;
 use crate::options::RunOptions;
 use crate::options::template::Choice;
@@ -133,16 +133,9 @@ impl Templates {
     /// # Errors
     /// A folder or a record cannot be read.
     pub fn list(&self) -> Result<Vec<Template>> {
-        let entries = match fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(vec![]),
-            entries => entries.with_context(|| format!("cannot read {}", self.dir.display()))?,
-        };
         let mut all = vec![];
-        for entry in entries {
-            let entry = entry.with_context(|| format!("cannot read {}", self.dir.display()))?;
-            if let Some(id) = entry.file_name().to_str().filter(|id| is_id(id)) {
-                all.extend(self.get(id)?);
-            }
+        for id in names(&self.dir)?.into_iter().filter(|name| is_id(name)) {
+            all.extend(self.get(&id)?);
         }
         all.sort_by(|a, b| (a.record.created, &a.record.id).cmp(&(b.record.created, &b.record.id)));
         Ok(all)

@@ -34,7 +34,7 @@ use protocol::Uuid;
 pub use parse::{Mount, Source};
 pub use record::Record;
 
-use crate::containers::{Containers, private_dir, read};
+use crate::containers::{Containers, names, private_dir, read};
 use crate::size::MIB;
 use crate::{mke2fs, random};
 
@@ -123,16 +123,9 @@ impl Volumes {
     /// # Errors
     /// A folder or a record cannot be read.
     pub fn list(&self) -> Result<Vec<Volume>> {
-        let entries = match fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(vec![]),
-            entries => entries.with_context(|| format!("cannot read {}", self.dir.display()))?,
-        };
         let mut all = vec![];
-        for entry in entries {
-            let entry = entry.with_context(|| format!("cannot read {}", self.dir.display()))?;
-            if let Some(name) = entry.file_name().to_str().filter(|name| check_name(name).is_ok()) {
-                all.extend(self.get(name)?);
-            }
+        for name in names(&self.dir)?.into_iter().filter(|name| check_name(name).is_ok()) {
+            all.extend(self.get(&name)?);
         }
         all.sort_by(|a, b| a.record.name.cmp(&b.record.name));
         Ok(all)
