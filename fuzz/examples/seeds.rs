@@ -37,6 +37,7 @@ fn main() -> std::io::Result<()> {
     seed("disk", "erofs", disk.get_ref())?;
     seed("disk", "ext4", &ext4())?;
     seed("dhcp", "lease", &[dhcp(2), dhcp(5)].concat())?;
+    seed("router", "options", &router())?;
     seed("layout", "image", LAYOUT.replace('\n', "").replace('|', "\0").as_bytes())?;
     seed(
         "reference",
@@ -98,6 +99,15 @@ fn guest_session() -> Vec<u8> {
     guest.knock();
     said.extend(channel::exchange(&mut host, &mut guest));
     said
+}
+
+/// An MTU, two name servers, two domains.
+fn router() -> Vec<u8> {
+    let server = |last: u8| [&[0xfd][..], &[0; 14], &[last]].concat();
+    let mtu = [5, 1, 0, 0, 0, 0, 5, 220];
+    let domains = b"\x03lan\x04test\0\x01x\0\0\0\0";
+    [&mtu[..], &[25, 5, 0, 0, 0, 0, 0, 60], &server(1), &server(2), &[31, 3, 0, 0, 0, 0, 0, 60], domains]
+        .concat()
 }
 
 /// A server's packet, with no time before it: an offer (2), an acknowledgement (5).

@@ -116,7 +116,8 @@ pub struct Nic {
     /// it has answered.
     #[serde(default)]
     pub dhcp: bool,
-    /// Whether IPv6 addresses and routes are taken from routers (SLAAC). Nothing waits for that.
+    /// Whether IPv6 addresses, routes and what `names` leaves open are taken from routers (SLAAC). The container starts when
+    /// there is an address, if it can have no other.
     #[serde(default)]
     pub slaac: bool,
     /// The longest packet, in bytes; else what the interface or DHCP says.
@@ -142,10 +143,10 @@ pub struct Names {
     /// Further lines of `/etc/hosts`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<Host>,
-    /// Name servers; without any, those that DHCP tells of.
+    /// Name servers; without any, those that DHCP and routers tell of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dns: Vec<IpAddr>,
-    /// Domains to look in; without any, the one that DHCP tells of. `.` alone is none at all.
+    /// Domains to look in; without any, those that DHCP and routers tell of. `.` alone is none at all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub search: Vec<String>,
     /// Options of resolv.conf(5).

@@ -1,6 +1,7 @@
 //! The network as processes inside see it, and as others reach them: addresses, published ports, `/etc/hosts` and its like.
 
 mod dhcp;
+mod router;
 mod taps;
 
 use crate::harness::{self, Test, busybox, command_with_store, run, run_changed, shell, temporary, vch};
@@ -22,6 +23,7 @@ pub fn tests() -> Vec<Test> {
         the_default_network,
         published_ports,
         leases,
+        a_router_on_the_wire,
         no_network,
         two_machines_on_a_wire,
         a_closed_firewall,
@@ -331,6 +333,46 @@ fn leases() -> Result<()> {
     machine.end()?;
     let seen = serving.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
     ensure!(seen.hostname == b"leased" && seen.renewed && seen.released, "{seen:?}");
+    Ok(())
+}
+
+/// A router of ours at the other end of a wire: an address before the container starts, the way out, name servers. What
+/// begins inside may go out by `--firewall outbound`, and its answers come in; what begins outside does not.
+fn a_router_on_the_wire() -> Result<()> {
+    let store = temporary()?;
+    let router = router::Router::listen(store.path(), "routed", PATIENCE)?;
+    let serving = thread::spawn(move || router.serve(2));
+    let mut machine = Machine::start(
+        store.path(),
+        "routed",
+        &[
+            "--network",
+            "socket=routed,slaac,mac=02:00:00:00:00:09",
+            "--hostname",
+            "routed",
+            "--firewall",
+            "outbound",
+        ],
+        &busybox(),
+        "ip -o -6 addr show dev eth0 scope global | awk '{print $4}'; ip -6 route | grep -o 'default via [^ ]*'
+         cat /etc/resolv.conf; tail -n 1 /etc/hosts
+         for i in 1 2; do ping6 -c 1 -W 300 fe80::9:1%eth0 | grep -o '1 packets received'; done",
+    )?;
+    for line in [
+        "fd00:9::ff:fe00:9/64",
+        "default via fe80::9:1",
+        "nameserver fd00:9::53",
+        "nameserver fe80::9:1%eth0",
+        "search lan.test",
+        "fd00:9::ff:fe00:9\trouted",
+        "1 packets received",
+        "1 packets received",
+    ] {
+        machine.expect(line)?;
+    }
+    machine.end()?;
+    let seen = serving.join().map_err(|_| anyhow::anyhow!("the router panicked"))??;
+    ensure!(seen.replies == 0, "{seen:?}");
     Ok(())
 }
 

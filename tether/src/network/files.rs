@@ -33,8 +33,8 @@ const LINKS: usize = 8;
 pub struct Known {
     /// The machine's own addresses.
     pub own: Vec<IpAddr>,
-    /// What DHCP told.
-    pub dns: Vec<IpAddr>,
+    /// What DHCP and routers told.
+    pub dns: Vec<String>,
     pub search: Vec<String>,
 }
 
@@ -101,7 +101,8 @@ fn hosts(names: &Names, config: &Spec, own: &[IpAddr]) -> String {
 
 fn resolver(names: &Names, known: &Known) -> String {
     let mut text = String::new();
-    for server in if names.dns.is_empty() { &known.dns } else { &names.dns } {
+    let given: Vec<_> = names.dns.iter().map(IpAddr::to_string).collect();
+    for server in if given.is_empty() { &known.dns } else { &given } {
         let _infallible = writeln!(text, "nameserver {server}");
     }
     let search = if names.search.is_empty() { &known.search } else { &names.search };

@@ -50,7 +50,7 @@ const TRANSPORT_HEADER: u32 = 2;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
-/// ICMPv6's types of neighbour discovery, RFC 4861: without them no neighbour is found.
+/// ICMPv6's types of neighbour discovery, RFC 4861: without them neither neighbours nor routers are found.
 const DISCOVERY: (u8, u8) = (133, 137);
 const DHCP_SERVER: u16 = 67;
 const DHCP_CLIENT: u16 = 68;
@@ -87,7 +87,7 @@ fn messages(firewall: &Firewall, nics: &[Nic]) -> Vec<Message> {
         rule(INPUT, port(UDP, DHCP_CLIENT, DHCP_CLIENT));
         rule(OUTPUT, port(UDP, DHCP_SERVER, DHCP_SERVER));
     }
-    if firewall.level != Level::Closed {
+    if firewall.level != Level::Closed || nics.iter().any(|nic| nic.slaac) {
         for chain in [INPUT, OUTPUT] {
             rule(chain, transport(ICMPV6, 0, &[DISCOVERY.0], &[DISCOVERY.1]));
         }

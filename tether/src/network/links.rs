@@ -11,8 +11,8 @@ use std::net::IpAddr;
 /// Kinds of messages.
 const NEW_LINK: u16 = 16;
 const GET_LINK: u16 = 18;
-const NEW_ADDRESS: u16 = 20;
-const DELETE_ADDRESS: u16 = 21;
+pub const NEW_ADDRESS: u16 = 20;
+pub const DELETE_ADDRESS: u16 = 21;
 const NEW_ROUTE: u16 = 24;
 const DELETE_ROUTE: u16 = 25;
 
@@ -20,7 +20,7 @@ const DELETE_ROUTE: u16 = 25;
 const LINK_ADDRESS: u16 = 1;
 const LINK_NAME: u16 = 3;
 const LINK_MTU: u16 = 4;
-const ADDRESS: u16 = 1;
+pub const ADDRESS: u16 = 1;
 const LOCAL: u16 = 2;
 const BROADCAST: u16 = 4;
 const DESTINATION: u16 = 1;
@@ -37,11 +37,11 @@ const UP: u32 = 1;
 /// `IFA_F_NODAD`: nobody else is asked whether the address is theirs, which would take a second.
 const NO_DAD: u8 = 2;
 const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+pub const AF_INET6: u8 = 10;
 /// The main table; made at boot, not by a routing daemon; everywhere, or on the link; to one host or network.
 const TABLE_MAIN: u8 = 254;
 const PROTOCOL_BOOT: u8 = 3;
-const SCOPE_UNIVERSE: u8 = 0;
+pub const SCOPE_UNIVERSE: u8 = 0;
 const SCOPE_LINK: u8 = 253;
 const UNICAST: u8 = 1;
 /// `RTNH_F_ONLINK`.

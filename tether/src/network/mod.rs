@@ -3,6 +3,7 @@
 //!
 //! - [`netlink`]: the kernel's messages; [`links`]: interfaces, addresses, routes
 //! - [`dhcp`]: the client as a state machine; [`leases`]: its sockets and timers
+//! - [`routers`]: what IPv6 routers tell
 //! - [`firewall`]: what may pass
 //! - [`files`]: `/etc/hosts` and its like
 
@@ -12,6 +13,7 @@ mod firewall;
 mod leases;
 mod links;
 mod netlink;
+mod routers;
 
 use crate::failure::{Context, Failure};
 use crate::uevents::{self, DEADLINE};
@@ -22,12 +24,14 @@ use links::{Link, Way};
 use netlink::Netlink;
 use protocol::oci::NamespaceKind;
 use protocol::{MachineSpec, Stage};
+use routers::Routers;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 /// The network, as far as it goes on after the start.
 pub struct Network {
     leases: Option<Leases>,
+    routers: Option<Routers>,
     files: Option<Files>,
 }
 
@@ -60,14 +64,20 @@ impl Network {
                        from them: leave out one of both";
             return Err(Failure::new(Stage::Network, why));
         }
-        let mut leases = None;
+        let (mut leases, mut routers) = (None, None);
         if !network.nics.is_empty() {
             network.firewall.as_ref().map_or(Ok(()), |firewall| firewall::set_up(firewall, &network.nics))?;
             let mut netlink = Netlink::open().at(Stage::Network, || "opening a netlink socket")?;
             let mut links = wait_for_links(&mut netlink, machine)?;
+            if network.nics.iter().any(|nic| nic.slaac) {
+                routers = Some(Routers::listen()?);
+            }
             for (rank, nic) in (0..).zip(&network.nics) {
                 let index = links::bring_up(&mut netlink, &mut links, nic)?;
                 let way = Way { index, rank };
+                if let Some(routers) = routers.as_mut().filter(|_| nic.slaac) {
+                    routers.add(nic, index);
+                }
                 for address in &nic.addresses {
                     links::add_address(&mut netlink, index, *address)
                         .at(Stage::Network, || format!("{}: adding address {address}", nic.name))?;
@@ -86,7 +96,7 @@ impl Network {
                 }
             }
         }
-        Ok(Self { leases, files: None })
+        Ok(Self { leases, routers, files: None })
     }
 
     /// Waits for what the container needs of it, and writes the files.
@@ -94,20 +104,30 @@ impl Network {
         if let Some(leases) = &mut self.leases {
             leases.wait()?;
         }
+        if let Some(routers) = &mut self.routers {
+            routers.wait()?;
+        }
         if machine.network.names.is_some() {
             Files::make_room()?;
         }
         self.write_files(machine)
     }
 
-    /// Readable when there is something to [do](Self::serve); none if there never is.
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+    /// Readable when there is something to [do](Self::serve) about leases; none if there never is.
+    pub fn leases(&self) -> Option<BorrowedFd<'_>> {
         self.leases.as_ref().map(Leases::fd)
+    }
+
+    /// The same about IPv6 routers.
+    pub fn routers(&self) -> Option<BorrowedFd<'_>> {
+        self.routers.as_ref().map(Routers::fd)
     }
 
     /// Does what has to be done by now. What goes wrong is only said: the container runs.
     pub fn serve(&mut self, machine: &MachineSpec) {
-        if self.leases.as_mut().is_some_and(Leases::serve)
+        let leased = self.leases.as_mut().is_some_and(Leases::serve);
+        let routed = self.routers.as_mut().is_some_and(Routers::serve);
+        if (leased || routed)
             && let Err(failure) = self.write_files(machine)
         {
             power::say(&failure.to_string());
@@ -124,8 +144,15 @@ impl Network {
     fn write_files(&mut self, machine: &MachineSpec) -> Result<(), Failure> {
         let MachineSpec { config, network, .. } = machine;
         let Some(names) = &network.names else { return Ok(()) };
-        let (dns, search) =
-            self.leases.as_ref().map_or_else(Default::default, |all| (all.dns(), all.search()));
+        let (mut dns, mut search) = (vec![], vec![]);
+        if let Some(leases) = &self.leases {
+            dns.extend(leases.dns().iter().map(IpAddr::to_string));
+            search.extend(leases.search());
+        }
+        if let Some(routers) = &self.routers {
+            dns.extend(routers.dns());
+            search.extend(routers.search().cloned());
+        }
         let files = Files::compose(names, config, &Known { own: self.own_addresses(machine), dns, search });
         files.write(self.files.as_ref())?;
         self.files = Some(files);
@@ -135,10 +162,12 @@ impl Network {
     /// Those of the first interface that has any, one of each version.
     fn own_addresses(&self, machine: &MachineSpec) -> Vec<IpAddr> {
         let leased = |name: &str| self.leases.as_ref().and_then(|leases| leases.address(name));
+        let routed = |name: &str| self.routers.as_ref().and_then(|routers| routers.address(name));
         let of_nic = |nic: &protocol::network::Nic| {
             let all = || nic.addresses.iter().map(|address| address.ip);
             let v4 = all().find(IpAddr::is_ipv4).or_else(|| leased(&nic.name));
-            v4.into_iter().chain(all().find(IpAddr::is_ipv6)).collect::<Vec<_>>()
+            let v6 = all().find(IpAddr::is_ipv6).or_else(|| routed(&nic.name));
+            v4.into_iter().chain(v6).collect::<Vec<_>>()
         };
         machine.network.nics.iter().map(of_nic).find(|own| !own.is_empty()).unwrap_or_default()
     }

@@ -3,8 +3,10 @@
 //! Source: netlink(7), rtnetlink(7); linux/netlink.h, linux/rtnetlink.h. All numbers are in the machine's byte order.
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Messages of the kernel's own kinds.
 const ERROR: u16 = 2;
@@ -23,6 +25,8 @@ const HEADER: usize = 16;
 const ATTRIBUTE: usize = 4;
 /// The most that the kernel sends at once (`NLMSG_GOODSIZE`, and what `recvmsg` lets a dump grow to).
 const BUFFER: usize = 32 << 10;
+/// Events that are read at once.
+const AT_ONCE: usize = 16;
 
 /// A request.
 pub struct Message(Vec<u8>);
@@ -204,6 +208,43 @@ impl Netlink {
             let answer = self.buffer.get(..length).ok_or(Errno::EMSGSIZE)?;
             if take(answer)? {
                 return Ok(());
+            }
+        }
+    }
+}
+
+/// What the kernel tells by itself of interfaces, addresses and routes.
+pub struct Events {
+    socket: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+impl Events {
+    /// Listens to these groups (a bit for each of the first 32), from now on.
+    pub fn listen(groups: u32) -> nix::Result<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        Ok(Self { socket, buffer: vec![0; BUFFER] })
+    }
+
+    /// Readable when something has been told.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Gives `each` the kind of some messages, and what follows their headers.
+    pub fn read(&mut self, mut each: impl FnMut(u16, &[u8])) {
+        for _ in 0..AT_ONCE {
+            let length = match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
+                Ok(length) => length,
+                // Some were lost: what has come is still there.
+                Err(Errno::ENOBUFS | Errno::EINTR) => continue,
+                Err(_) => return,
+            };
+            let mut bytes = self.buffer.get(..length).unwrap_or_default();
+            while let Some(message) = next_message(&mut bytes) {
+                each(message.kind, message.body);
             }
         }
     }

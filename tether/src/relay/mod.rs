@@ -98,7 +98,7 @@ impl<'a> Relay<'a> {
         })
     }
 
-    /// And the network's leases.
+    /// And what the network is told: leases, and what routers say.
     pub fn with_network(self, network: &'a mut Network) -> Self {
         Self { network: Some(network), ..self }
     }
@@ -126,7 +126,9 @@ impl<'a> Relay<'a> {
                 Source::Channel => self.channel.receive()?,
                 Source::Deaths => self.reap()?,
                 Source::Damage => self.tell_damage()?,
-                Source::Network => self.network.iter_mut().for_each(|network| network.serve(self.machine)),
+                Source::Leases | Source::Routers => {
+                    self.network.iter_mut().for_each(|network| network.serve(self.machine));
+                }
                 Source::KernelLog => self.tell_victims()?,
                 Source::Of(id, part) => self.serve(id, part)?,
             }
@@ -172,8 +174,10 @@ impl<'a> Relay<'a> {
         if let Some(verity) = &*self.verity {
             poller.look(Source::Damage, &verity.fd(), input)?;
         }
-        if let Some(network) = self.network.as_ref().and_then(|network| network.fd()) {
-            poller.look(Source::Network, &network, input)?;
+        if let Some(network) = &self.network {
+            for (source, fd) in [(Source::Leases, network.leases()), (Source::Routers, network.routers())] {
+                fd.map_or(Ok(()), |fd| poller.look(source, &fd, input))?;
+            }
         }
         if let Some(log) = &self.kernel_log {
             poller.look(Source::KernelLog, log.fd(), input)?;

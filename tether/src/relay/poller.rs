@@ -18,7 +18,8 @@ pub enum Source {
     Channel,
     Deaths,
     Damage,
-    Network,
+    Leases,
+    Routers,
     KernelLog,
     /// One of a session's lines.
     Of(u32, Part),
@@ -54,8 +55,9 @@ impl Source {
             Self::Channel => 4,
             Self::Deaths => 5,
             Self::Damage => 6,
-            Self::Network => 7,
-            Self::KernelLog => 8,
+            Self::Leases => 7,
+            Self::Routers => 8,
+            Self::KernelLog => 9,
             Self::Of(session, part) => u64::from(session) << 8 | part as u64,
         }
     }
@@ -66,8 +68,9 @@ impl Source {
             4 => Some(Self::Channel),
             5 => Some(Self::Deaths),
             6 => Some(Self::Damage),
-            7 => Some(Self::Network),
-            8 => Some(Self::KernelLog),
+            7 => Some(Self::Leases),
+            8 => Some(Self::Routers),
+            9 => Some(Self::KernelLog),
             part => Some(Self::Of(session, Part::ALL.into_iter().find(|known| *known as u64 == part)?)),
         }
     }
@@ -138,7 +141,8 @@ mod tests {
     #[test]
     fn a_source_is_a_number() {
         let parts = Part::ALL.into_iter().flat_map(|part| [0, 1, u32::MAX].map(|id| Source::Of(id, part)));
-        for source in parts.chain([Source::Channel, Source::Deaths, Source::Damage, Source::Network]) {
+        let others = [Source::Channel, Source::Deaths, Source::Damage, Source::Leases, Source::Routers];
+        for source in parts.chain(others).chain([Source::KernelLog]) {
             assert_eq!(Source::of_number(source.number()), Some(source));
         }
     }

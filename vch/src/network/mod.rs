@@ -129,7 +129,7 @@ fn interface(attachment: &Attachment, id: &str, number: usize) -> Nic {
         name: format!("eth{number}"),
         addresses: ip.iter().chain(ip6).copied().collect(),
         routes: vec![],
-        dhcp: attachment.dhcp || (outside && ip.is_none()),
+        dhcp: attachment.dhcp || (outside && attachment.is_plain()),
         slaac: attachment.slaac || (outside && ip6.is_none()),
         mtu: *mtu,
     };
@@ -152,10 +152,9 @@ fn interface(attachment: &Attachment, id: &str, number: usize) -> Nic {
 
 fn names(options: &NetworkOptions, nics: &[Attachment]) -> Result<Names> {
     let user = nics.iter().find(|nic| nic.kind == Kind::User);
-    let outside = nics.iter().any(|nic| matches!(nic.kind, Kind::Tap(_) | Kind::Bridge(_)));
-    let asks = nics
-        .iter()
-        .any(|nic| nic.dhcp || (matches!(nic.kind, Kind::Tap(_) | Kind::Bridge(_)) && nic.ip.is_none()));
+    let is_outside = |nic: &Attachment| matches!(nic.kind, Kind::Tap(_) | Kind::Bridge(_));
+    let outside = nics.iter().any(is_outside);
+    let asks = nics.iter().any(|nic| nic.dhcp || nic.slaac || (is_outside(nic) && nic.is_plain()));
     // What the host knows is right where its network is the container's, unless a server there knows better.
     let host = if (user.is_some() || outside) && !asks {
         resolver::of_host()

@@ -117,6 +117,11 @@ impl Attachment {
         Ok(())
     }
 
+    /// Whether nothing is said of where its addresses come from.
+    pub fn is_plain(&self) -> bool {
+        !self.dhcp && !self.slaac && self.ip.is_none() && self.ip6.is_none()
+    }
+
     /// Refuses what does not go together.
     ///
     /// # Errors
@@ -136,10 +141,9 @@ impl Attachment {
         ensure!(gw6.is_none() || ip6.is_some(), "gw6= goes with ip6=");
         ensure!(!slaac || ip6.is_none(), "slaac is for an address that ip6= does not give");
         if matches!(kind, Kind::Socket(_)) {
-            let addressed = *dhcp || *slaac || ip.is_some() || ip6.is_some();
             ensure!(
-                addressed,
-                "a wire gives no addresses: ip=ADDRESS/PREFIX, or dhcp if the other end has a server"
+                !self.is_plain(),
+                "a wire gives no addresses: ip=ADDRESS/PREFIX, or dhcp or slaac if the other end has a server or router"
             );
         }
         Ok(())

@@ -62,6 +62,16 @@ fn outside_a_server_is_asked_unless_an_address_is_given() {
         ("eth1", Some(9000), vec!["10.1.0.5/16".into()])
     );
     assert_ne!(asks.mac, has.mac);
+    for (choice, dhcp, slaac) in [
+        ("tap=t0,dhcp", true, true),
+        ("tap=t0,slaac", false, true),
+        ("tap=t0,dhcp,slaac", true, true),
+        ("tap=t0,ip6=fd00::5/64", false, false),
+        ("socket=w,slaac", false, true),
+    ] {
+        let network = machine(&options(&[choice]), ID, &[]).unwrap();
+        assert_eq!((network.nics[0].dhcp, network.nics[0].slaac), (dhcp, slaac), "{choice}");
+    }
     let wire = machine(&options(&["socket=w,ip=10.1.0.5/16"]), ID, &[]).unwrap();
     assert!(!wire.nics[0].dhcp && !wire.nics[0].slaac && wire.nics[0].routes.is_empty());
 }
