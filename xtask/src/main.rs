@@ -46,7 +46,7 @@ enum Command {
         #[arg(value_name = "OPTIONS", trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<OsString>,
     },
-    /// Builds a kernel of our own from Debian's source: half the instructions of a boot. `vch` takes it when it is there.
+    /// Builds a kernel of our own from Debian's source: a quarter of the instructions of a start. `vch` takes it when it is there.
     Kernel {
         #[command(flatten)]
         install: Install,
