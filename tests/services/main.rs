@@ -1,4 +1,4 @@
-//! Real services in containerVMs, out of Debian's own packages: a database, a cache, a web server, a script with children. They
+//! Real services in containerVMs, out of Debian's own packages: a database, a cache, a web server, a container engine, a script with children. They
 //! are used as their users would: by the command line, over published ports, with their data on volumes. And a server of files, for
 //! containers' volumes.
 //!
@@ -7,6 +7,7 @@
 
 mod children;
 mod debian;
+mod docker;
 #[expect(dead_code, reason = "nothing is run by the library's parts here")]
 #[path = "../vm/harness.rs"]
 mod harness;
@@ -19,11 +20,17 @@ mod service;
 use harness::Test;
 
 fn main() {
-    let tests: Vec<Test> =
-        [children::tests(), nfs::tests(), nginx::tests(), postgresql::tests(), redis::tests()]
-            .into_iter()
-            .flatten()
-            .collect();
+    let tests: Vec<Test> = [
+        children::tests(),
+        docker::tests(),
+        nfs::tests(),
+        nginx::tests(),
+        postgresql::tests(),
+        redis::tests(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     let arguments = libtest_mimic::Arguments::from_args();
     libtest_mimic::run(&arguments, tests.into_iter().map(Test::into_trial).collect()).exit();
 }

@@ -5,7 +5,7 @@ use crate::{device_filter, resources};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use protocol::Stage;
-use protocol::oci::Linux;
+use protocol::oci::{Mount, Spec};
 use std::fs;
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -19,18 +19,20 @@ pub struct Cgroup {
 
 impl Cgroup {
     /// Makes the cgroup, with its limits.
-    pub fn create(linux: &Linux) -> Result<Self, Failure> {
+    pub fn create(config: &Spec) -> Result<Self, Failure> {
+        let linux = &config.linux;
         let wanted = linux.cgroups_path.as_deref().unwrap_or(DEFAULT).trim_matches('/');
         if wanted.split('/').any(|name| ["", ".", ".."].contains(&name)) {
             let why = format!("linux.cgroupsPath {wanted:?} is no path of a cgroup");
             return Err(Failure::new(Stage::Config, why));
         }
         let controllers = resources::controllers(&linux.resources);
+        let others = others(config);
         let mut path = ROOT.to_owned();
         for name in wanted.split('/') {
             enable(&path, &controllers)?;
-            // For statistics, which can do without.
-            let _uncounted = fs::write(format!("{path}/cgroup.subtree_control"), "+memory +io +pids");
+            // Which can be done without.
+            let _without = fs::write(format!("{path}/cgroup.subtree_control"), &others);
             path = format!("{path}/{name}");
             fs::create_dir(&path).at(Stage::Config, || format!("linux.cgroupsPath: making {path}"))?;
         }
@@ -76,6 +78,17 @@ impl Cgroup {
     pub fn remove(self) {
         let _gone = fs::remove_dir(&self.path);
     }
+}
+
+/// Controllers besides those that limits need, as `cgroup.subtree_control` takes them: for statistics, or all that there are, as
+/// runc has it, for a container that may make cgroups of its own (an engine in the container does).
+fn others(config: &Spec) -> String {
+    let is_writable = |mount: &Mount| {
+        mount.kind.starts_with("cgroup") && !mount.options.iter().any(|option| option == "ro")
+    };
+    let all = fs::read_to_string(format!("{ROOT}/cgroup.controllers")).unwrap_or_default();
+    let wanted = if config.mounts.iter().any(is_writable) { &all } else { "memory io pids" };
+    wanted.split_ascii_whitespace().fold(String::new(), |text, name| format!("{text}+{name} "))
 }
 
 /// Lets the cgroups below this one have controllers.

@@ -169,7 +169,7 @@ fn run(
     let root = root::Root::assemble(disks, mapped)?;
     timeline.step("root");
     let volumes = Volumes::mount(machine, &disks.volumes, mapped)?;
-    let cgroup = cgroup::Cgroup::create(&machine.config.linux)?;
+    let cgroup = cgroup::Cgroup::create(&machine.config)?;
     let mut exports = Exports::default();
     let outcome = network.finish(machine).and_then(|()| {
         exports.mount(machine)?;
