@@ -3,6 +3,7 @@
 mod dhcp;
 mod router;
 mod taps;
+mod wire;
 
 use crate::harness::{self, Test, busybox, command_with_store, run, run_changed, shell, temporary, vch};
 use crate::tests;
@@ -307,8 +308,8 @@ fn a_closed_firewall() -> Result<()> {
 /// new name servers with that, and the address given back at the end.
 fn leases() -> Result<()> {
     let store = temporary()?;
-    let server = dhcp::Server::listen(store.path(), "lan", PATIENCE)?;
-    let serving = thread::spawn(move || server.serve());
+    let end = wire::End::take(store.path(), "lan", PATIENCE)?;
+    let serving = thread::spawn(move || dhcp::serve(&end));
     let mut machine = Machine::start(
         store.path(),
         "leases",
@@ -340,8 +341,8 @@ fn leases() -> Result<()> {
 /// begins inside may go out by `--firewall outbound`, and its answers come in; what begins outside does not.
 fn a_router_on_the_wire() -> Result<()> {
     let store = temporary()?;
-    let router = router::Router::listen(store.path(), "routed", PATIENCE)?;
-    let serving = thread::spawn(move || router.serve(2));
+    let end = wire::End::take(store.path(), "routed", PATIENCE)?;
+    let serving = thread::spawn(move || router::serve(&end, 2));
     let mut machine = Machine::start(
         store.path(),
         "routed",

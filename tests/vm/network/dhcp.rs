@@ -1,10 +1,7 @@
 //! A DHCP server at the end of a wire: it speaks Ethernet in datagrams, ARP, and as much IP as it needs.
 
-use anyhow::{Context, Result, ensure};
-use std::io::ErrorKind;
-use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use super::wire::End;
+use anyhow::{Result, ensure};
 
 const SERVER: [u8; 4] = [10, 8, 0, 1];
 const CLIENT: [u8; 4] = [10, 8, 0, 7];
@@ -14,12 +11,6 @@ const IP: usize = 14;
 const UDP: usize = IP + 20;
 const BOOTP: usize = UDP + 8;
 const OPTIONS: usize = BOOTP + 240;
-
-/// The server's end of a wire, whose other end a VM has.
-pub struct Server {
-    socket: UnixDatagram,
-    other: PathBuf,
-}
 
 /// What the client has done.
 #[derive(Debug, Default)]
@@ -33,32 +24,15 @@ pub struct Seen {
     acknowledged: usize,
 }
 
-impl Server {
-    /// Takes the second end; the VM takes the first. Waits so long for each frame.
-    pub fn listen(store: &Path, wire: &str, patience: Duration) -> Result<Self> {
-        let wires = vch::network::wire::folder(store);
-        std::fs::create_dir_all(&wires)?;
-        let socket = UnixDatagram::bind(wires.join(format!("{wire}.1")))?;
-        socket.set_read_timeout(Some(patience))?;
-        Ok(Self { socket, other: wires.join(format!("{wire}.0")) })
-    }
-
-    /// Serves until the address is given back.
-    pub fn serve(&self) -> Result<Seen> {
-        let mut seen = Seen::default();
-        let mut frame = [0; 2048];
-        while !seen.released {
-            let length = match self.socket.recv(&mut frame) {
-                // A socket with a timeout is not restarted after a signal, such as a child's end (signal(7)).
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                length => length.context("nothing has come over the wire")?,
-            };
-            if let Some(answer) = answer(&frame[..length], &mut seen)? {
-                self.socket.send_to(&answer, &self.other)?;
-            }
+/// Serves until the address is given back.
+pub fn serve(end: &End) -> Result<Seen> {
+    let mut seen = Seen::default();
+    while !seen.released {
+        if let Some(answer) = answer(&end.receive()?, &mut seen)? {
+            end.send(&answer)?;
         }
-        Ok(seen)
     }
+    Ok(seen)
 }
 
 fn answer(frame: &[u8], seen: &mut Seen) -> Result<Option<Vec<u8>>> {

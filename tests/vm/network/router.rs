@@ -1,11 +1,8 @@
 //! An IPv6 router at the end of a wire: it answers solicitations, neighbours and pings, and pings the guest itself.
 
-use anyhow::{Context, Result, ensure};
-use std::io::ErrorKind;
+use super::wire::End;
+use anyhow::{Result, ensure};
 use std::net::Ipv6Addr;
-use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 9, 1];
 const ADDRESS: &str = "fe80::9:1";
@@ -22,12 +19,6 @@ const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 /// The identifier of our own pings.
 const OURS: [u8; 2] = [0xab, 0xcd];
 
-/// The router's end of a wire, whose other end a VM has.
-pub struct Router {
-    socket: UnixDatagram,
-    other: PathBuf,
-}
-
 /// What came over the wire.
 #[derive(Debug, Default)]
 pub struct Seen {
@@ -37,32 +28,15 @@ pub struct Seen {
     pub replies: usize,
 }
 
-impl Router {
-    /// Takes the second end; the VM takes the first. Waits so long for each frame.
-    pub fn listen(store: &Path, wire: &str, patience: Duration) -> Result<Self> {
-        let wires = vch::network::wire::folder(store);
-        std::fs::create_dir_all(&wires)?;
-        let socket = UnixDatagram::bind(wires.join(format!("{wire}.1")))?;
-        socket.set_read_timeout(Some(patience))?;
-        Ok(Self { socket, other: wires.join(format!("{wire}.0")) })
-    }
-
-    /// Serves until the guest has sent so many pings.
-    pub fn serve(&self, pings: usize) -> Result<Seen> {
-        let mut seen = Seen::default();
-        let mut frame = [0; 2048];
-        while seen.pings < pings {
-            let length = match self.socket.recv(&mut frame) {
-                // A socket with a timeout is not restarted after a signal, such as a child's end (signal(7)).
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                length => length.context("nothing has come over the wire")?,
-            };
-            for answer in answers(&frame[..length], &mut seen)? {
-                self.socket.send_to(&answer, &self.other)?;
-            }
+/// Serves until the guest has sent so many pings.
+pub fn serve(end: &End, pings: usize) -> Result<Seen> {
+    let mut seen = Seen::default();
+    while seen.pings < pings {
+        for answer in answers(&end.receive()?, &mut seen)? {
+            end.send(&answer)?;
         }
-        Ok(seen)
     }
+    Ok(seen)
 }
 
 fn address(text: &str) -> [u8; 16] {
