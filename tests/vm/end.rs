@@ -106,15 +106,17 @@ fn removed_while_it_writes() -> Result<()> {
     Ok(())
 }
 
-/// One is held by the limit of processes, and ends with the container. Meanwhile the host is answered.
+/// One is held by the limit that there is if nobody gives one: the machine answers, can be stopped, and writes out what it has.
 fn fork_bomb() -> Result<()> {
     // The second is what cannot be forked: the shell that is told so ends.
-    let script = "b() { b | b & }; (b) & echo ready; exec tail -f /dev/null";
-    let vm = ready("end-bomb", &["--pids-limit", "60"], script)?;
+    let script = "echo kept > /data/kept; b() { b | b & }; (b) & echo ready; exec tail -f /dev/null";
+    let vm = ready("end-bomb", &["-m", "96m", "-v", "end-data:/data"], script)?;
     let events = ["exec", "end-bomb", "grep", "-c", "max [1-9]", "/sys/fs/cgroup/pids.events"];
     eventually("the limit is reached", || vm.said(&events).is_ok())?;
     vm.said(&["stop", "-t", "1", "end-bomb"])?;
-    eventually("the VM is gone", || qemus("end-bomb") == 0)
+    eventually("the VM is gone", || qemus("end-bomb") == 0)?;
+    ensure!(on(&volume(&vm)?, "kept")? == "kept\n");
+    Ok(())
 }
 
 /// Where there is no space left, the container is told so, and what was there before stays.

@@ -97,7 +97,7 @@ fn resources() -> Result<()> {
     let names = files.map(|(name, _)| name).join(" ");
     let script = format!(
         "echo place=$(cat /proc/self/cgroup); cd /sys/fs/cgroup/made/for-it; for file in {names}; do echo $file=$(cat $file); done;
-         echo idle=$(cat cpu.idle); grep -q '^[0-9]*:[0-9]* rbps=1048576 wbps=max riops=max wiops=100$' io.max && echo io=throttled"
+         echo io=$(cut -d ' ' -f 2- io.max)"
     );
     let disk = run_changed("cat /sys/block/vda/dev", |_| {})?;
     let (major, minor) = disk.trim().split_once(':').context("no numbers of a disk")?;
@@ -114,19 +114,23 @@ fn resources() -> Result<()> {
             "blockIO": {
                 "weight": 500,
                 "throttleReadBpsDevice": [{ "major": major, "minor": minor, "rate": 1 << 20 }],
+                "throttleWriteBpsDevice": [{ "major": major, "minor": minor, "rate": 2 << 20 }],
+                "throttleReadIOPSDevice": [{ "major": major, "minor": minor, "rate": 200 }],
                 "throttleWriteIOPSDevice": [{ "major": major, "minor": minor, "rate": 100 }]
             },
             "hugepageLimits": [{ "pageSize": "2MB", "limit": 4 << 20 }],
             "unified": { "memory.high": "94371840" }
         }));
     };
-    let mut wanted = vec![("place", "0::/made/for-it"), ("idle", "0"), ("io", "throttled")];
+    let mut wanted =
+        vec![("place", "0::/made/for-it"), ("io", "rbps=1048576 wbps=2097152 riops=200 wiops=100")];
     wanted.extend(files);
     says(&script, change, &wanted)
 }
 
 fn mounts() -> Result<()> {
     let script = r#"
+        echo "folder=$(stat -c %a /made)"
         echo "bound=$(grep ' /bound ' /proc/mounts | cut -d' ' -f4 | cut -d, -f1-3)"
         (echo x > /bound/new) 2>/dev/null || echo "bind=read-only"
         echo "file=$(cmp /etc/passwd /made/copy && echo same)"
@@ -159,6 +163,7 @@ fn mounts() -> Result<()> {
         ]);
     };
     let wanted = [
+        ("folder", "755"),
         ("bound", "ro,nosuid,nodev"),
         ("bind", "read-only"),
         ("file", "same"),
@@ -177,6 +182,7 @@ fn mounts() -> Result<()> {
 fn devices() -> Result<()> {
     let script = r#"
         echo "mine=$(stat -c '%F %t:%T %a %u:%g' /dev/sub/mine)"
+        echo "folder=$(stat -c %a /dev/sub)"
         echo "pipe=$(stat -c '%F %a' /dev/pipe)"
         echo x > /dev/sub/mine && echo "null=used"
         mknod /tmp-tty c 4 0 && echo "mknod=allowed"
@@ -204,6 +210,7 @@ fn devices() -> Result<()> {
         ]));
     };
     let wanted = [
+        ("folder", "755"),
         ("mine", "character special file 1:3 640 7:8"),
         ("pipe", "fifo 666"),
         ("null", "used"),

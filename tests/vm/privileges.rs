@@ -1,13 +1,21 @@
 //! Docker's options about what a container may do and use, as `vch run` takes them.
 
 use crate::background::Background;
-use crate::harness::{Test, eventually, run, shell, temporary};
+use crate::harness::{Test, error_of, eventually, run, shell, temporary};
 use crate::tests;
 use anyhow::{Result, ensure};
 use std::collections::BTreeMap;
 
 pub fn tests() -> Vec<Test> {
-    tests![defaults, options, privileged, execs, a_fork_bomb, a_frozen_container]
+    tests![
+        defaults,
+        options,
+        privileged,
+        execs,
+        a_filter_that_allows_nothing,
+        a_fork_bomb,
+        a_frozen_container
+    ]
 }
 
 /// Runs the script and compares what it says, `NAME=VALUE` lines.
@@ -38,6 +46,9 @@ const FACTS: &str = r#"
     echo "sys=$(why sh -c 'echo never > /sys/kernel/mm/transparent_hugepage/enabled')"
     echo "kcore=$(head -c 1 /proc/kcore 2>/dev/null | wc -c)"
     echo "cgroup=$(why mkdir /sys/fs/cgroup/mine)"
+    echo "controllers=$(cat /sys/fs/cgroup/cgroup.controllers | tr ' ' '\n' | grep -c cpu)"
+    echo "ports=$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start)"
+    echo "ping=$(cat /proc/sys/net/ipv4/ping_group_range | tr '\t' ' ')"
 "#;
 
 fn defaults() -> Result<()> {
@@ -53,6 +64,8 @@ fn defaults() -> Result<()> {
         ("sys", "read-only"),
         ("kcore", "0"),
         ("cgroup", "read-only"),
+        ("ports", "0"),
+        ("ping", "0 2147483647"),
     ];
     says(&options, &wanted)?;
     let wanted = [("caps", "00000000a80425fb"), ("mount", "permission denied"), ("unshare", "not permitted")];
@@ -71,6 +84,7 @@ fn privileged() -> Result<()> {
         ("disk", ""),
         ("sys", ""),
         ("cgroup", ""),
+        ("controllers", "2"),
         ("devices", "all"),
         ("null", "1:3"),
         ("alive", "yes"),
@@ -86,6 +100,7 @@ fn options() -> Result<()> {
         echo "mkdir=$(mkdir /d 2>&1 | grep -o 'Operation not supported')"
         echo "files=$(ulimit -n) $(ulimit -Hn)"
         echo "sysctl=$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start)"
+        echo "order=$(grep -c -e ' /scratch/below ' -e ' /scratch ' /proc/mounts) $([ -d /scratch/below ] && echo seen)"
         echo "tmpfs=$(grep ' /scratch ' /proc/mounts | cut -d' ' -f4 | cut -d, -f1-4)"
         echo "shm=$(grep ' /dev/shm ' /proc/mounts | grep -o 'size=[0-9]*k')"
         echo "groups=$(id -G)"
@@ -117,7 +132,7 @@ fn options() -> Result<()> {
     options.security.group_add = texts(&["nogroup", "4711"]);
     options.limits.ulimit = texts(&["nofile=99:100"]);
     options.limits.sysctl = texts(&["net.ipv4.ip_unprivileged_port_start=81"]);
-    options.limits.tmpfs = texts(&["/scratch:exec,size=1m"]);
+    options.limits.tmpfs = texts(&["/scratch/below", "/scratch:exec,size=1m"]);
     options.limits.shm_size = Some(8 << 20);
     options.limits.oom_score_adj = Some(-7);
     options.limits.pids_limit = Some(123);
@@ -133,6 +148,7 @@ fn options() -> Result<()> {
         ("mkdir", "Operation not supported"),
         ("files", "99 100"),
         ("sysctl", "81"),
+        ("order", "2 seen"),
         ("tmpfs", "rw,nosuid,nodev,relatime"),
         ("shm", "size=8192k"),
         ("domain", "the-domain"),
@@ -152,6 +168,18 @@ fn options() -> Result<()> {
         options
     })?;
     ensure!(groups.out().trim_end().ends_with("4711 65534"), "{groups:?}");
+    Ok(())
+}
+
+/// A filter that allows nothing, not even the process's end: the start fails, and does not wait for what cannot come.
+fn a_filter_that_allows_nothing() -> Result<()> {
+    let dir = temporary()?;
+    let profile = dir.path().join("profile.json");
+    std::fs::write(&profile, r#"{ "defaultAction": "SCMP_ACT_ERRNO" }"#)?;
+    let mut options = shell("true");
+    options.security.security_opt = vec![format!("seccomp={}", profile.display())];
+    let error = error_of(run(&options))?;
+    ensure!(error.contains("died before the command could be executed"), "{error}");
     Ok(())
 }
 

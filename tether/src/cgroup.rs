@@ -36,6 +36,7 @@ impl Cgroup {
             path = format!("{path}/{name}");
             fs::create_dir(&path).at(Stage::Config, || format!("linux.cgroupsPath: making {path}"))?;
         }
+        keep_some_back(&path);
         resources::apply(&path, &linux.resources)?;
         if !linux.resources.devices.is_empty() {
             device_filter::attach(&path, &linux.resources.devices)?;
@@ -77,6 +78,21 @@ impl Cgroup {
     /// Removes it. It goes with the machine anyway.
     pub fn remove(self) {
         let _gone = fs::remove_dir(&self.path);
+    }
+}
+
+/// Limits where none are given, so that whatever the container does, what is outside of it still works, and can end it: a little
+/// less than all the memory that is free, and half of the tasks that the kernel takes. A kernel without these controllers has no
+/// such limits.
+fn keep_some_back(path: &str) {
+    const MOST: u64 = 16 << 20;
+    if let Ok(info) = nix::sys::sysinfo::sysinfo() {
+        let memory = info.ram_unused().saturating_sub((info.ram_total() / 64).min(MOST));
+        let _unlimited = fs::write(format!("{path}/memory.max"), memory.to_string());
+    }
+    let tasks = fs::read_to_string("/proc/sys/kernel/threads-max").ok();
+    if let Some(tasks) = tasks.and_then(|text| text.trim().parse::<u64>().ok()) {
+        let _unlimited = fs::write(format!("{path}/pids.max"), (tasks / 2).to_string());
     }
 }
 

@@ -2,6 +2,7 @@
 //! it is given.
 
 use crate::failure::{Context, Failure};
+use crate::mounts;
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, SFlag, lstat, major, makedev, minor, mknod};
 use nix::unistd::{Gid, Uid, chown, unlink};
@@ -103,7 +104,7 @@ pub fn make(config: &Spec) -> Result<(), Failure> {
 /// The devices and links that every container has (runtime-spec, config-linux.md, "Default Devices" and "/dev
 /// symbolic links").
 fn make_defaults() -> Result<(), Failure> {
-    fs::create_dir_all("/dev").at(Config, || "making /dev")?;
+    mounts::make_folder("/dev").at(Config, || "making /dev")?;
     let devices = [("null", 3), ("zero", 5), ("full", 7), ("random", 8), ("urandom", 9)];
     let devices = devices.map(|(name, minor)| (name, makedev(1, minor)));
     for (name, device) in devices.into_iter().chain([("tty", makedev(5, 0))]) {
@@ -140,7 +141,7 @@ fn make_one(index: usize, device: &Device) -> Result<(), Failure> {
     let (kind, number) = check(index, device)?;
     let what = || format!("linux.devices[{index}]: making {path}");
     if let Some(folder) = Path::new(path).parent() {
-        fs::create_dir_all(folder).at(Config, what)?;
+        mounts::make_folder(folder).at(Config, what)?;
     }
     match mknod(path, kind, Mode::from_bits_truncate(device.file_mode.unwrap_or(0o666)), number) {
         Err(Errno::EEXIST) => {

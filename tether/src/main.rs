@@ -90,6 +90,7 @@ fn main() {
 /// thawed as another: nothing here may be unique to one.)
 fn boot_and_connect(timeline: &mut Timeline) -> Result<Channel, Failure> {
     boot::leave_the_initramfs()?;
+    scheduling::go_first()?;
     let events = uevents::Uevents::open()?;
     modules::load_always()?;
     timeline.step("modules");

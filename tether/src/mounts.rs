@@ -19,7 +19,7 @@ use rustix::mount::{
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// Filesystem types that a config may ask for, and what the kernel calls them.
@@ -121,7 +121,7 @@ pub fn make(index: usize, wanted: &Mount, prepared: Option<OwnedFd>) -> Result<(
         if is_tmpfs {
             tmpfs(destination, source, &parsed).at(Config, what)?;
         } else {
-            fs::create_dir_all(destination).at(Config, what)?;
+            make_folder(destination).at(Config, what)?;
             let (target, data) = (destination.as_str(), Some(data.as_str()));
             match prepared {
                 Some(tree) => {
@@ -148,7 +148,7 @@ fn tmpfs(destination: &str, source: &str, options: &Options) -> std::io::Result<
             let mode = before.metadata()?.mode() & 0o7777;
             data = format!("mode={mode:04o}{}{data}", if data.is_empty() { "" } else { "," });
         }
-        None => fs::create_dir_all(destination)?,
+        None => make_folder(destination)?,
     }
     let before = before.filter(|_| options.copy_up);
     let late = if before.is_some() { MsFlags::MS_RDONLY } else { MsFlags::empty() };
@@ -171,6 +171,11 @@ fn folder(path: &str) -> std::io::Result<Option<fs::File>> {
     }
 }
 
+/// Makes a folder for something to be mounted in, with those above it: as runc makes them, whatever the umask is.
+pub fn make_folder(path: impl AsRef<Path>) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
+}
+
 /// The attributes that a bind mount is to have of its own: what is not said stays as it is.
 fn own_attributes(options: &Options) -> Option<Attributes> {
     let how = MsFlags::MS_BIND.union(MsFlags::MS_REC);
@@ -180,10 +185,10 @@ fn own_attributes(options: &Options) -> Option<Attributes> {
 /// Binds `source`, a file or a folder, to `destination`, which is made if missing.
 fn bind(source: &str, destination: &str, recursive: bool) -> std::io::Result<()> {
     if fs::metadata(source)?.is_dir() {
-        fs::create_dir_all(destination)?;
+        make_folder(destination)?;
     } else if !Path::new(destination).exists() {
         if let Some(folder) = Path::new(destination).parent() {
-            fs::create_dir_all(folder)?;
+            make_folder(folder)?;
         }
         fs::File::create(destination)?;
     }

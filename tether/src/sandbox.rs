@@ -59,7 +59,7 @@ pub fn enter(
     }
     volumes.attach_rest()?;
     devices::make(&outer)?;
-    files.attach()?;
+    files.attach(config.root.readonly)?;
     let resolved = user::resolve(user.as_deref(), groups, &process.user)?;
     install(config, process, &resolved, stdio, reporter, true)?;
     // The folders of `cwd` that are missing are root's, as runc makes them.

@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use protocol::Stage::Config;
+use protocol::Stage::{self, Config};
 use protocol::oci::{IoPriority, Process, Scheduler};
 
 /// Policies, include/uapi/linux/sched.h.
@@ -45,6 +45,14 @@ pub fn apply(process: &Process) -> Result<(), Failure> {
     // SAFETY: ioprio_set(2) takes three integers.
     let result = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, value) };
     Errno::result(result).map(drop).at(Config, || format!("setting process.ioPriority to {}", wanted.class))
+}
+
+/// Lets the calling process run before all others, but not its children: whatever they do, it must be able to end them.
+pub fn go_first() -> Result<(), Failure> {
+    const RESET_ON_FORK: u64 = 1;
+    let size = u32::try_from(size_of::<Attributes>()).unwrap_or(0);
+    set(&Attributes { size, flags: RESET_ON_FORK, nice: -20, ..Attributes::default() })
+        .at(Stage::Boot, || "going before all other processes")
 }
 
 fn refused<T>(field: &str, why: impl std::fmt::Display) -> Result<T, Failure> {

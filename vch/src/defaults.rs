@@ -52,6 +52,10 @@ const MOUNTS: [(&str, &str, &str, &str); 7] = [
     ("/dev/shm", "tmpfs", "shm", "nosuid,noexec,nodev,mode=1777,size=65536k"),
 ];
 
+/// Any user may listen on any port, and ping: moby's `daemon/oci_linux.go`.
+const SYSCTLS: [(&str, &str); 2] =
+    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+
 /// The capability sets of root in a container that has these. Ambient stays empty, as in docker.
 pub fn capabilities(names: &[String]) -> Capabilities {
     let names = || names.to_vec();
@@ -79,13 +83,14 @@ pub fn mounts() -> Vec<Mount> {
         .collect()
 }
 
-/// Namespaces and hidden paths. The network is the VM's own: there is nobody to hide it from.
+/// Namespaces, kernel parameters and hidden paths. The network is the VM's own: there is nobody to hide it from.
 pub fn linux() -> Linux {
     use NamespaceKind::{Cgroup, Ipc, Mount, Pid, Uts};
     Linux {
         namespaces: [Pid, Mount, Ipc, Uts, Cgroup].map(|kind| Namespace { kind }).to_vec(),
         masked_paths: MASKED.map(str::to_owned).to_vec(),
         readonly_paths: READONLY.map(str::to_owned).to_vec(),
+        sysctl: SYSCTLS.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         ..Linux::default()
     }
 }

@@ -2,6 +2,7 @@
 //! the container may write to them, but neither the image nor the scratch disk has them. As docker does it.
 
 use crate::failure::{Context, Failure};
+use crate::mounts;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use protocol::MachineSpec;
@@ -148,13 +149,15 @@ impl Mounts {
         self.0.iter().map(|(_, tree)| tree)
     }
 
-    /// Mounts them over what the image has, wherever a symbolic link leads: `/` is the container's root.
-    pub fn attach(self) -> Result<(), Failure> {
+    /// Mounts them over what the image has, wherever a symbolic link leads: `/` is the container's root. They are as read-only as
+    /// that.
+    pub fn attach(self, readonly: bool) -> Result<(), Failure> {
         self.0.into_iter().try_for_each(|(path, tree)| {
             match attach(&tree, path) {
                 Err(Errno::ENOENT) => make_file(path).and_then(|()| attach(&tree, path)),
                 result => result,
             }
+            .and_then(|()| if readonly { mounts::remount_read_only(path) } else { Ok(()) })
             .at(Network, || format!("mounting {path}"))
         })
     }
@@ -173,7 +176,7 @@ fn make_file(path: &str) -> nix::Result<()> {
         path = path.parent().unwrap_or(Path::new("/")).join(link);
     }
     let folder = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(folder).map_err(of_io)?;
+    mounts::make_folder(folder).map_err(of_io)?;
     match OpenOptions::new().write(true).create_new(true).open(&path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         result => result.map(drop).map_err(of_io),

@@ -5,7 +5,7 @@ use protocol::MachineSpec;
 use protocol::oci::{Cpu, Mount, Pids, Resources, Rlimit};
 
 use crate::options::RunOptions;
-use crate::size;
+use crate::{size, volumes};
 
 /// Limits of `--ulimit`, by docker's names: `RLIMIT_` and this in capitals.
 const ULIMITS: [&str; 15] = [
@@ -53,8 +53,10 @@ pub fn apply(machine: &mut MachineSpec, options: &RunOptions) -> Result<()> {
             shm.options.push(format!("size={size}"));
         }
     }
-    for text in &limits.tmpfs {
-        let mount = tmpfs(text)?;
+    let mut mounts = limits.tmpfs.iter().map(|text| tmpfs(text)).collect::<Result<Vec<_>>>()?;
+    // One that is below another comes after it.
+    mounts.sort_by_key(|mount| mount.destination.split('/').count());
+    for mount in mounts {
         config.mounts.retain(|old| old.destination != mount.destination);
         config.mounts.push(mount);
     }
@@ -141,13 +143,10 @@ fn ulimit(text: &str) -> Result<Rlimit> {
 
 fn tmpfs(text: &str) -> Result<Mount> {
     let (path, options) = text.split_once(':').unwrap_or((text, ""));
-    ensure!(
-        path.starts_with('/') && path != "/",
-        "--tmpfs {text:?}: {path:?} is no place for it: an absolute path is"
-    );
+    let destination = volumes::parse::place(path).with_context(|| format!("--tmpfs {text:?}"))?;
     let own = options.split(',').filter(|option| !option.is_empty());
     Ok(Mount {
-        destination: path.to_owned(),
+        destination,
         kind: "tmpfs".to_owned(),
         source: Some("tmpfs".to_owned()),
         options: TMPFS.into_iter().chain(own).map(str::to_owned).collect(),

@@ -305,8 +305,11 @@ pub fn size_of_volume(text: &str) -> Result<u64> {
     Ok(size / 4096 * 4096)
 }
 
-/// A path in the container, in its shortest form.
-pub(super) fn place(text: &str) -> Result<String> {
+/// A path in the container where something can be mounted, in its shortest form.
+///
+/// # Errors
+/// It is not absolute, or is the kernel's: what a container has there is needed by all that runs in it.
+pub fn place(text: &str) -> Result<String> {
     ensure!(text.starts_with('/'), "{text:?} is not an absolute path in the container");
     ensure!(
         text.len() < LONGEST && !text.contains('\0'),
@@ -321,6 +324,8 @@ pub(super) fn place(text: &str) -> Result<String> {
         }
     }
     ensure!(!parts.is_empty(), "{text:?} is the container's root: nothing can be mounted there");
+    let kernels = matches!(parts[..], ["proc", ..] | ["sys"] | ["dev"]);
+    ensure!(!kernels, "{text:?} is the kernel's in every container: nothing else can be mounted there");
     Ok(format!("/{}", parts.join("/")))
 }
 

@@ -37,6 +37,8 @@ fn dash_v_refused() {
         (":", "not an absolute path"),
         ("/", "the container's root"),
         ("db:/..", "the container's root"),
+        ("db:/proc/sys", "the kernel's in every container"),
+        ("db:/x/../dev/", "the kernel's in every container"),
         ("db:data", "not an absolute path"),
         ("db:", "not an absolute path"),
         (":/d", "no name for a volume"),
