@@ -376,7 +376,8 @@ mod tests {
         refused(&["--oom-score-adj", "1001", "img"], "-1000..=1000");
         refused(&["--pids-limit", "-2", "img"], "-2");
         refused(&["--stop-signal", "NONE", "img"], "invalid signal");
-        refused(&["--stop-timeout", "-1", "img"], "-1");
+        refused(&["--stop-timeout", "-2", "img"], "-2");
+        assert_eq!(parse(&["--stop-timeout", "-1", "img"]).unwrap().process.stop_timeout, Some(-1));
         refused(&["--shm-size", "lots", "img"], "not a size");
         refused(&["--scratch-size", "1k", "img"], "at least 4 MiB");
         refused(&["--boot", "net", "img"], "direct");

@@ -96,6 +96,8 @@ pub struct Relay<'a> {
     pub(super) deadline: Option<Instant>,
     /// The machine's power button.
     pub(super) button: Button,
+    /// When the container's process is killed, if it was asked to end.
+    pub(super) kill: Option<Instant>,
     /// Once the container runs, if its health is checked.
     pub(super) checks: Option<Checks>,
     /// There was nothing to do at the last look.
@@ -176,6 +178,7 @@ impl<'a> Relay<'a> {
             forwarded: None,
             deadline: None,
             button: Button::default(),
+            kill: None,
             checks: None,
             idle: false,
             again: None,
@@ -215,7 +218,7 @@ impl<'a> Relay<'a> {
             self.wires.channel.turn(&mut self.talk.link)?;
             let due = self.wires.channel.due();
             let check = self.checks.as_ref().and_then(Checks::due);
-            let due = due.into_iter().chain(self.button.due()).chain(check);
+            let due = due.into_iter().chain(self.kill).chain(check);
             let wake = self.deadline.into_iter().chain(self.again).chain(due).min();
             let ready = wait::ready(&self.interests(), wake)?;
             self.idle = ready.is_empty();
@@ -228,7 +231,7 @@ impl<'a> Relay<'a> {
             if let Some(end) = self.obey()? {
                 return Ok(end);
             }
-            if let Some(end) = self.power_button()? {
+            if let Some(end) = self.end_in_time()? {
                 return Ok(end);
             }
             self.stdin()?;

@@ -14,8 +14,11 @@ use protocol::{MachineSpec, Stream};
 use nix::unistd::pipe;
 use protocol::{Disks, ExitStatus, GuestLink, ToGuest, ToHost, Uuid};
 
+use super::CONTROL;
+use super::message::ToMonitor;
 use super::relay::Plan;
-use crate::containers::{Container, Containers, Record};
+use crate::client::control::{Control, Heard};
+use crate::containers::{Container, Containers, Record, State, sockets};
 use crate::conversation::SESSION;
 use crate::exit::{End, Outcome};
 use crate::layers::OpenLayer;
@@ -157,6 +160,17 @@ fn between(
     user: impl FnOnce(User) + Send + 'static,
     boot_timeout: Duration,
 ) -> Result<Outcome> {
+    let dir = tempfile::tempdir().unwrap();
+    within(container(dir.path()), guest, user, boot_timeout)
+}
+
+/// The same with the folder of this container.
+fn within(
+    container: Container,
+    guest: impl FnOnce(Guest) + Send + 'static,
+    user: impl FnOnce(User) + Send + 'static,
+    boot_timeout: Duration,
+) -> Result<Outcome> {
     let pair = || {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
@@ -181,10 +195,9 @@ fn between(
     let near =
         User { stdin: their_stdin, stdout: their_stdout, stderr: their_stderr, signals: their_signals };
     let threads = [thread::spawn(|| guest(far)), thread::spawn(|| user(near))];
-    let dir = tempfile::tempdir().unwrap();
     let mut options = RunOptions::new("image");
     options.interactive = true;
-    let outcome = crate::run_in(plan(boot_timeout), wires, container(dir.path()), &stdio, &options);
+    let outcome = crate::run_in(plan(boot_timeout), wires, container, &stdio, &options);
     drop(stdio);
     for thread in threads {
         thread.join().unwrap();
@@ -440,6 +453,32 @@ fn signals_stop_a_start_and_are_passed_on_once() {
         all(user.stdout);
     };
     assert_eq!(between(deaf, twice, MINUTE).unwrap().end, End::Killed(Signal::SIGTERM));
+}
+
+#[test]
+fn who_is_to_be_killed_in_time_is_though_nobody_waits_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let container = container(dir.path());
+    let guest = |guest: Guest| {
+        let mut guest = guest.started();
+        for signal in [libc::SIGTERM, libc::SIGKILL] {
+            assert_eq!(guest.message(), ToGuest::Signal { session: 0, signal });
+        }
+        guest.leaves(ExitStatus::Signal { signal: libc::SIGKILL, core: false });
+    };
+    let seen = container.clone();
+    let stops = move |user: User| {
+        while !matches!(seen.state(), Ok(State::Running { .. })) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let mut control = Control::new(sockets::connect(&seen.dir, CONTROL).unwrap()).unwrap();
+        let messages =
+            [ToMonitor::Signal { number: libc::SIGTERM, insists: false }, ToMonitor::KillAfter(20)];
+        assert!(!matches!(control.say(&messages, None).unwrap(), Heard::Late | Heard::Lost));
+        drop(control);
+        all(user.stdout);
+    };
+    assert_eq!(within(container, guest, stops, MINUTE).unwrap().code(), 137);
 }
 
 #[test]
