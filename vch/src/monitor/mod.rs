@@ -294,6 +294,7 @@ fn in_a_vm(
     let plan = Plan {
         machine: machine.clone(),
         layers: layers.clone(),
+        shared: volumes.shares.iter().map(|share| (share.spec.tag.clone(), share.source.clone())).collect(),
         stdin,
         debug: options.debug,
         boot_timeout: options.boot_timeout.unwrap_or(match accel {

@@ -5,6 +5,7 @@
 //! kills the VM afterwards.
 
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -53,6 +54,8 @@ pub struct Plan {
     pub machine: MachineSpec,
     /// Its layers, as they stand in the machine spec.
     pub layers: Arc<[OpenLayer]>,
+    /// What the host shares, by the tags that the guest knows.
+    pub shared: Vec<(String, PathBuf)>,
     /// Whether stdin is sent.
     pub stdin: bool,
     /// Whether the console is shown to the clients.
@@ -78,6 +81,8 @@ pub(super) enum Source {
 pub struct Relay<'a> {
     pub(super) talk: Conversation,
     pub(super) layers: Arc<[OpenLayer]>,
+    /// What the host shares, by the tags that the guest knows.
+    pub(super) shared: Vec<(String, PathBuf)>,
     pub(super) wires: Wires,
     pub(super) container: &'a Container,
     pub(super) clients: &'a mut Clients,
@@ -138,7 +143,7 @@ impl<'a> Relay<'a> {
             relay.monitor.refusals = true;
         }
         relay.deadline = Some(Instant::now() + plan.boot_timeout);
-        (relay.size, relay.layers) = (size, plan.layers);
+        (relay.size, relay.layers, relay.shared) = (size, plan.layers, plan.shared);
         (relay.debug, relay.boot_timeout) = (plan.debug, plan.boot_timeout);
         Ok(relay)
     }
@@ -164,6 +169,7 @@ impl<'a> Relay<'a> {
         Self {
             talk,
             layers: Arc::default(),
+            shared: vec![],
             wires,
             container,
             clients,

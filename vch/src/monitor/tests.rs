@@ -146,7 +146,8 @@ fn plan(boot_timeout: Duration) -> Plan {
     let layer = OpenLayer::whole(Uuid::nil(), file, "layer 1 of 1".into()).unwrap();
     let disks = Disks { layers: vec![layer.spec(true).unwrap()], scratch: Uuid::nil() };
     let machine = MachineSpec { init: true, ..MachineSpec::new(protocol::oci::Spec::default(), disks) };
-    Plan { machine, layers: [layer].into(), stdin: true, debug: false, boot_timeout, restore: None }
+    let shared = vec![("share0".into(), "/host/f".into())];
+    Plan { machine, layers: [layer].into(), shared, stdin: true, debug: false, boot_timeout, restore: None }
 }
 
 fn container(store: &std::path::Path) -> Container {
@@ -161,15 +162,15 @@ fn between(
     boot_timeout: Duration,
 ) -> Result<Outcome> {
     let dir = tempfile::tempdir().unwrap();
-    within(container(dir.path()), guest, user, boot_timeout)
+    within(container(dir.path()), guest, user, plan(boot_timeout))
 }
 
-/// The same with the folder of this container.
+/// The same of this container, by that plan.
 fn within(
     container: Container,
     guest: impl FnOnce(Guest) + Send + 'static,
     user: impl FnOnce(User) + Send + 'static,
-    boot_timeout: Duration,
+    plan: Plan,
 ) -> Result<Outcome> {
     let pair = || {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -197,7 +198,7 @@ fn within(
     let threads = [thread::spawn(|| guest(far)), thread::spawn(|| user(near))];
     let mut options = RunOptions::new("image");
     options.interactive = true;
-    let outcome = crate::run_in(plan(boot_timeout), wires, container, &stdio, &options);
+    let outcome = crate::run_in(plan, wires, container, &stdio, &options);
     drop(stdio);
     for thread in threads {
         thread.join().unwrap();
@@ -396,6 +397,16 @@ fn a_guest_that_does_not_come_up() {
     };
     let told = error(between(stuck, drop, Duration::from_millis(300)));
     assert!(told.contains("tether was starting the container (its last step: channel)"), "{told}");
+    let asks = |mut guest: Guest| {
+        guest.send(&ToHost::Ready { tether: String::new(), timeline: vec![], restored: false });
+        while guest.pump() {}
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let nic = r#"{"mac":"02:00:00:00:00:01","name":"eth0","dhcp":true}"#;
+    let mut plan = plan(Duration::from_millis(300));
+    plan.machine.network.nics = vec![serde_json::from_str(nic).unwrap()];
+    let told = error(within(container(dir.path()), asks, drop, plan));
+    assert!(told.contains("which needs the answer of a DHCP server on eth0"), "{told}");
     let off = |mut guest: Guest| {
         guest
             .monitor
@@ -478,7 +489,7 @@ fn who_is_to_be_killed_in_time_is_though_nobody_waits_for_it() {
         drop(control);
         all(user.stdout);
     };
-    assert_eq!(within(container, guest, stops, MINUTE).unwrap().code(), 137);
+    assert_eq!(within(container, guest, stops, plan(MINUTE)).unwrap().code(), 137);
 }
 
 #[test]
@@ -501,4 +512,19 @@ fn a_failure_comes_with_its_stage() {
         outcome.sentence().unwrap(),
         "could not start the container: executing the command: nope: No such file or directory"
     );
+    // The user knows nothing of the tags that the guest has for what is shared.
+    let mount = |mut guest: Guest| {
+        guest.send(&ToHost::Ready { tether: String::new(), timeline: vec![], restored: false });
+        guest.message();
+        guest.send(&ToHost::Failed(protocol::Failure {
+            stage: protocol::Stage::Root,
+            errno: Some(libc::EISDIR),
+            message: "mounting \"share0\" on /etc: Is a directory".into(),
+        }));
+        guest.link.end(SESSION, Stream::Stdout);
+        guest.link.end(SESSION, Stream::Stderr);
+        while guest.pump() {}
+    };
+    let told = between(mount, drop, MINUTE).unwrap().sentence().unwrap();
+    assert!(told.ends_with(": mounting \"/host/f\" on /etc: Is a directory"), "{told}");
 }
