@@ -258,6 +258,17 @@ impl std::fmt::Display for Subnet {
     }
 }
 
+impl Subnet {
+    /// Whether it is IPv4's address of a network as such, or of all in it: no machine's own. (A network of two, RFC 3021, or of
+    /// one has neither.)
+    fn is_for_all(&self) -> bool {
+        let IpAddr::V4(ip) = self.ip else { return false };
+        let hosts = u32::MAX.checked_shr(self.length.into()).unwrap_or(0);
+        let own = ip.to_bits() & hosts;
+        ip.is_broadcast() || (self.length < 31 && (own == 0 || own == hosts))
+    }
+}
+
 impl Network {
     /// Refuses what the types can say and no machine can be.
     ///
@@ -321,9 +332,12 @@ impl Nic {
                 "name: {name:?} is not an interface's name: at most {NAME} characters, as eth0"
             ));
         }
-        for Subnet { ip, .. } in addresses {
+        for address @ Subnet { ip, .. } in addresses {
             if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() {
                 return Err(format!("addresses: {ip} is no interface's address"));
+            }
+            if address.is_for_all() {
+                return Err(format!("addresses: {address} is the network's own address, or its broadcast's"));
             }
             if self.dhcp && ip.is_ipv4() {
                 return Err(format!("addresses: {ip} is given, and dhcp asked for another one"));

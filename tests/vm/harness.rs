@@ -477,6 +477,7 @@ pub fn machine(
     let plan = vch::monitor::relay::Plan {
         machine,
         layers: layers.into(),
+        shared: vec![],
         stdin: false,
         debug: false,
         boot_timeout: Duration::from_secs(180),

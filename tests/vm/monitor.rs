@@ -68,10 +68,15 @@ fn in_the_background() -> Result<()> {
     let gone = web.cli(&["logs", web.name]).output()?;
     ensure!(String::from_utf8_lossy(&gone.stderr).contains("no such container"), "{gone:?}");
 
-    // One that does not heed the stop signal.
-    web.again("deaf", &[], &["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.1; done"])?;
-    eventually("it is deaf", || web.said(&["logs", "deaf"]).is_ok_and(|log| log == "up\n"))?;
-    web.said(&["stop", "-t", "1", "deaf"])?;
+    // One that does not heed the stop signal, when who has stopped it does not wait for that.
+    let script = "trap 'echo asked' TERM; echo up; while :; do sleep 0.1; done";
+    web.again("deaf", &[], &["sh", "-c", script])?;
+    let has_said = |text: &str| eventually(text, || web.said(&["logs", "deaf"]).is_ok_and(|log| log == text));
+    has_said("up\n")?;
+    let mut stop = web.cli(&["stop", "-t", "10", "deaf"]).spawn()?;
+    has_said("up\nasked\n")?;
+    stop.kill()?;
+    stop.wait()?;
     ensure!(web.said(&["wait", "deaf"])? == "137\n", "not killed");
     web.said(&["rm", "-f", "deaf"]).map(drop)
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
+use protocol::network::Nic;
 use protocol::oci::{ConsoleSize, Process};
 use protocol::{
     Event, ExitStatus, Failure, HostLink, Kept, MachineSpec, Seed, Start, Stats, Step, Stream, ToGuest,
@@ -57,6 +58,8 @@ pub struct Conversation {
     pub execs: Execs,
     phase: Phase,
     start: Option<Box<Start>>,
+    /// What the container's start needs besides the guest itself, in words.
+    awaits: String,
     connected: bool,
     /// Whether it may say again what another host has taken, and may not have confirmed.
     adopted: bool,
@@ -89,8 +92,9 @@ impl Conversation {
     pub fn new(machine: MachineSpec, stdin: bool, lossy: bool) -> Result<Self> {
         let nonce = crate::random::bytes().context("cannot read random numbers")?;
         let checked = machine.disks.layers.iter().map(|layer| layer.verity.is_some()).collect();
+        let awaits = awaits(&machine.network.nics);
         let start = Some(Self::start_of(machine, stdin)?);
-        Ok(Self { checked, start, ..Self::over(HostLink::host(nonce, lossy), Phase::Booting) })
+        Ok(Self { checked, start, awaits, ..Self::over(HostLink::host(nonce, lossy), Phase::Booting) })
     }
 
     /// The same with a guest that is a copy of one that was frozen where it waits for this.
@@ -121,8 +125,9 @@ impl Conversation {
     /// # Errors
     /// As [`Conversation::new`].
     pub fn adopting_early(machine: MachineSpec, stdin: bool, lossy: bool) -> Result<Self> {
+        let awaits = awaits(&machine.network.nics);
         let start = Some(Self::start_of(machine, stdin)?);
-        Ok(Self { start, ..Self::adopting(Kept::new(), Phase::Booting, lossy)? })
+        Ok(Self { start, awaits, ..Self::adopting(Kept::new(), Phase::Booting, lossy)? })
     }
 
     /// The guest gets to know by other means than the channel what it is to run.
@@ -146,6 +151,7 @@ impl Conversation {
             execs: Execs::default(),
             phase,
             start: None,
+            awaits: String::new(),
             connected: false,
             adopted: false,
             restored: false,
@@ -377,6 +383,9 @@ impl Conversation {
         match self.phase {
             Phase::Booting if self.connected => "tether had opened the channel, and was not ready".to_owned(),
             Phase::Booting => "the kernel had not got as far as tether".to_owned(),
+            Phase::Starting if !self.awaits.is_empty() => {
+                format!("tether was starting the container, which needs {}", self.awaits)
+            }
             Phase::Starting => format!("tether was starting the container{step}"),
             Phase::Running => "the container was running".to_owned(),
             Phase::Draining(_) | Phase::Stopping(_) | Phase::Failed(_) => {
@@ -384,6 +393,18 @@ impl Conversation {
             }
         }
     }
+}
+
+/// Who has to answer before the container starts, in words: the guest does not tell that it waits for that.
+fn awaits(nics: &[Nic]) -> String {
+    let server = |nic: &Nic| match nic {
+        Nic { dhcp: true, name, .. } => Some(format!("the answer of a DHCP server on {name}")),
+        Nic { slaac: true, addresses, name, .. } if addresses.is_empty() => {
+            Some(format!("the answer of an IPv6 router on {name}"))
+        }
+        _ => None,
+    };
+    nics.iter().filter_map(server).collect::<Vec<_>>().join(" and ")
 }
 
 /// How it came up.

@@ -9,6 +9,7 @@ pub mod security;
 pub mod spec_from;
 pub mod template;
 pub mod user_namespace;
+mod value;
 pub mod volumes;
 
 use std::path::PathBuf;
@@ -31,6 +32,8 @@ use crate::size::{self, MIB};
 pub const LEAST_MEMORY: u64 = 80 * MIB;
 /// The smallest scratch disk, in bytes.
 const LEAST_SCRATCH: u64 = 4 * MIB;
+/// How many CPUs there are if nothing is said.
+const CPUS: f64 = 1.0;
 /// The least CPU time: the kernel gives no less than a millisecond in a tenth of a second.
 const LEAST_CPUS: f64 = 0.01;
 /// The most virtual CPUs that the machine types have.
@@ -278,6 +281,7 @@ impl FromArgMatches for Arguments {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut options = RunOptions::from_arg_matches(matches)?;
         let mut words = matches.get_many(WORDS).unwrap_or_default().cloned();
+        options.limits = options.limits.without_nothing();
         options.image = words.next().unwrap_or_default();
         options.command = words.collect();
         Ok(Self(options))
@@ -316,6 +320,8 @@ fn at_least(text: &str, least: u64, who: &str) -> Result<u64> {
 
 pub(crate) fn cpus(text: &str) -> Result<f64> {
     match text.parse::<f64>() {
+        // As docker has it: the default.
+        Ok(0.0) => Ok(CPUS),
         Ok(count) if (LEAST_CPUS..=f64::from(MOST_CPUS)).contains(&count) => Ok(count),
         _ => bail!("a containerVM has {LEAST_CPUS} to {MOST_CPUS} CPUs"),
     }
@@ -363,6 +369,31 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_what_it_is_to_docker() {
+        let nothing = [
+            "--cpus",
+            "0",
+            "--shm-size",
+            "0",
+            "--memory-swap",
+            "0",
+            "--cpuset-cpus",
+            "",
+            "--sysctl",
+            "a=1",
+            "img",
+        ];
+        let options = parse(&nothing).unwrap();
+        assert_eq!((options.cpus, options.vcpus()), (1.0, 1));
+        let limits = options.limits;
+        assert_eq!((limits.shm_size, limits.memory_swap, limits.cpuset_cpus), (None, None, None));
+        let limits =
+            parse(&["--shm-size", "1m", "--memory-swap", "-1", "--cpuset-cpus", "0", "img"]).unwrap().limits;
+        assert_eq!(limits.shm_size, Some(MIB));
+        assert_eq!((limits.memory_swap.as_deref(), limits.cpuset_cpus.as_deref()), (Some("-1"), Some("0")));
+    }
+
+    #[test]
     fn values_are_checked() {
         let refused = |arguments: &[&str], why: &str| {
             let error = parse(arguments).expect_err(why);
@@ -370,16 +401,28 @@ mod tests {
         };
         refused(&["-m", "79m", "img"], "at least 80 MiB");
         refused(&["-m", "lots", "img"], "not a size");
-        for bad in ["0", "x", "-1", "256", "NaN", "inf", "0.001"] {
+        for bad in ["x", "-1", "256", "NaN", "inf", "0.001"] {
             refused(&[&format!("--cpus={bad}"), "img"], "0.01 to 255 CPUs");
         }
         refused(&["--oom-score-adj", "1001", "img"], "-1000..=1000");
         refused(&["--pids-limit", "-2", "img"], "-2");
         refused(&["--stop-signal", "NONE", "img"], "invalid signal");
-        refused(&["--stop-timeout", "-1", "img"], "-1");
+        refused(&["--stop-timeout", "-2", "img"], "-2");
+        assert_eq!(parse(&["--stop-timeout", "-1", "img"]).unwrap().process.stop_timeout, Some(-1));
         refused(&["--shm-size", "lots", "img"], "not a size");
         refused(&["--scratch-size", "1k", "img"], "at least 4 MiB");
         refused(&["--boot", "net", "img"], "direct");
+        for bad in ["kernel.msgmax", "kernel.msgmax=", "=1"] {
+            refused(&["--sysctl", bad, "img"], "NAME=VALUE");
+        }
+        for name in ["kernel.hostname", "kernel/hostname"] {
+            refused(&["--sysctl", &format!("{name}=x"), "img"], "--hostname");
+        }
+        refused(&["--group-add", "", "img"], "it is empty");
+        refused(&["--network", "user,foo=1", "img"], "\"foo=1\": there are dhcp, slaac");
+        refused(&["--network", "user,mac=zz", "img"], "not a MAC address");
+        let nfs = "target=/x,volume-driver=nfs,volume-opt=device=10.0.0.1:/a,volume-opt=o=port=x";
+        refused(&["--mount", nfs, "img"], "NFS option \"port=x\": ");
         refused(&[], "IMAGE");
         refused(&["--unknown", "img"], "unexpected argument '--unknown'");
         assert!(parse(&["--init", "img", "false"]).unwrap().init);

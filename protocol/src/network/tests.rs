@@ -93,7 +93,7 @@ type Row = (fn(&mut Nic), &'static str);
 
 #[test]
 fn bad_interfaces_are_refused() {
-    let rows: [Row; 14] = [
+    let rows: [Row; 17] = [
         (|nic| nic.name = "".into(), "name: \"\""),
         (|nic| nic.name = "sixteen-letters-".into(), "name: \"sixteen"),
         (|nic| nic.name = "a/b".into(), "name: \"a/b\""),
@@ -103,6 +103,9 @@ fn bad_interfaces_are_refused() {
         (|nic| nic.addresses = vec!["0.0.0.0/8".parse().unwrap()], "addresses: 0.0.0.0"),
         (|nic| nic.addresses = vec!["224.0.0.1/8".parse().unwrap()], "addresses: 224.0.0.1"),
         (|nic| nic.addresses = vec!["::1/128".parse().unwrap()], "addresses: ::1"),
+        (|nic| nic.addresses = vec!["255.255.255.255/32".parse().unwrap()], "addresses: 255.255.255.255/32"),
+        (|nic| nic.addresses = vec!["10.1.1.0/24".parse().unwrap()], "addresses: 10.1.1.0/24"),
+        (|nic| nic.addresses = vec!["10.1.1.3/30".parse().unwrap()], "addresses: 10.1.1.3/30"),
         (|nic| nic.dhcp = true, "addresses: 10.0.2.15 is given"),
         (|nic| nic.mtu = Some(67), "mtu: 67"),
         (|nic| nic.mtu = Some(65536), "mtu: 65536"),
@@ -126,6 +129,10 @@ fn bad_interfaces_are_refused() {
         change(&mut nic);
         let error = Network { nics: vec![nic], ..Network::default() }.check().unwrap_err();
         assert!(error.starts_with("network.nics[0].") && error.contains(named), "{error}");
+    }
+    for good in ["10.1.1.0/31", "10.1.1.1/31", "10.1.1.0/32", "10.1.0.255/16", "10.0.0.1/0", "fd00::/64"] {
+        let nic = Nic { addresses: vec![good.parse().unwrap()], ..nic() };
+        Network { nics: vec![nic], ..Network::default() }.check().unwrap();
     }
     let mut other = nic();
     other.name = "eth1".into();

@@ -45,12 +45,14 @@ impl Control {
         Ok(Self { line, ended: None, stats: None })
     }
 
-    /// Says `message`, and waits until the monitor has taken it.
+    /// Says `messages`, at once, and waits until the monitor has taken them.
     ///
     /// # Errors
     /// The system's.
-    pub fn say(&mut self, message: &ToMonitor, deadline: Option<Instant>) -> Result<Heard> {
-        self.line.link.send(message)?;
+    pub fn say(&mut self, messages: &[ToMonitor], deadline: Option<Instant>) -> Result<Heard> {
+        for message in messages {
+            self.line.link.send(message)?;
+        }
         self.until(deadline, |control| control.line.link.unheard() == 0)
     }
 

@@ -38,26 +38,28 @@ pub fn run(options: &Options, say: impl Fn(&str)) -> Result<u8> {
     let kill = |name: &str| {
         let container = options.store.container(name)?;
         let message = ToMonitor::Signal { number: options.signal, insists: false };
-        say_to(&options.store, &container, &message)?;
+        say_to(&options.store, &container, &[message])?;
         Ok(name.to_owned())
     };
     each(&options.containers, kill, say)
 }
 
-/// Says `message` to the monitor of a container, and gives the line, on which the end will be heard of.
+/// Says `messages` to the monitor of a container, and gives the line, on which the end will be heard of. One that hangs up, for it
+/// does not know the later ones, is told the first alone.
 ///
 /// # Errors
 /// It does not run.
-pub fn say_to(store: &Store, container: &Container, message: &ToMonitor) -> Result<Control> {
+pub fn say_to(store: &Store, container: &Container, messages: &[ToMonitor]) -> Result<Control> {
     let deadline = Instant::now() + TAKEN;
+    let mut messages = messages;
     loop {
         let Found::Monitor(line) = store.reach(container)? else {
             bail!("container {} is not running", container.record.name);
         };
         let mut control = Control::new(line)?;
-        match control.say(message, Some(deadline))? {
+        match control.say(messages, Some(deadline))? {
             Heard::Taken | Heard::Ended(_) => return Ok(control),
-            Heard::Lost if Instant::now() < deadline => {}
+            Heard::Lost if Instant::now() < deadline => messages = messages.get(..1).unwrap_or(messages),
             Heard::Lost | Heard::Late => {
                 bail!("the monitor of container {} does not answer", container.record.name)
             }

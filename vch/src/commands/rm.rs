@@ -64,13 +64,13 @@ fn stop(store: &Store, container: &Container) -> Result<()> {
     if !container.record.volumes.is_empty() {
         let kill = ToMonitor::Signal { number: libc::SIGKILL, insists: false };
         let end = Instant::now() + patience(container);
-        if let Ok(mut control) = say_to(store, container, &kill)
+        if let Ok(mut control) = say_to(store, container, &[kill])
             && matches!(control.wait(Some(end))?, Heard::Ended(_))
         {
             return Ok(());
         }
     }
-    match say_to(store, container, &ToMonitor::Stop) {
+    match say_to(store, container, &[ToMonitor::Stop]) {
         Ok(mut control) => control.wait(Some(Instant::now() + PATIENCE)).map(drop),
         Err(_) if matches!(container.state(), Ok(State::Exited { .. })) => Ok(()),
         Err(_) if !container.dir.exists() => Ok(()),

@@ -19,6 +19,12 @@ pub fn human(seconds: u64) -> String {
     format!("{count} {name}{}", if count == 1 { "" } else { "s" })
 }
 
+/// The time `seconds` after 1970's begin: RFC 3339 in UTC, as docker says it.
+pub fn stamp(seconds: u64) -> String {
+    let time = UNIX_EPOCH + Duration::from_secs(seconds);
+    String::from_utf8_lossy(&stamp::format(time)).replace(".000000000Z", "Z")
+}
+
 /// The time that `text` means: seconds since 1970, RFC 3339 in UTC, or how long ago (`90s`, `1h30m`).
 ///
 /// # Errors
@@ -48,6 +54,7 @@ mod tests {
         assert_eq!(parse("1970-01-02T00:00:00Z").unwrap(), at(86_400));
         assert_eq!(parse("1970-01-01T00:00:01.5Z").unwrap(), at(1) + Duration::from_millis(500));
         assert_eq!(parse("7").unwrap(), at(7));
+        assert_eq!((stamp(86_400).as_str(), parse(&stamp(7)).unwrap()), ("1970-01-02T00:00:00Z", at(7)));
         let ago = SystemTime::now().duration_since(parse("1h2m3s").unwrap()).unwrap().as_secs();
         assert!((3720..3730).contains(&ago));
         for bad in ["", "x", "5", "1d", "h", "1970-01-32T00:00:00Z"].into_iter().filter(|text| *text != "5") {

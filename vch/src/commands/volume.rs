@@ -1,15 +1,13 @@
 //! `vch volume`: volumes are made, listed, looked at, grown and removed. Words and forms are docker's.
 
 use std::io::{IsTerminal, Write};
-use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::ps::Format;
-use super::{Store, each};
-use crate::log::stamp;
+use super::{Store, each, time};
 use crate::volumes::nfs::Driver;
 use crate::volumes::parse::{driver_option, label, size_of_volume};
 use crate::volumes::{New, Volume, Volumes};
@@ -180,10 +178,8 @@ fn driver(volume: &Volume) -> &'static str {
 fn object(volumes: &Volumes, volume: &Volume) -> Result<Value> {
     let (size, used) = volume.sizes()?;
     let record = &volume.record;
-    let created = UNIX_EPOCH + Duration::from_secs(record.created);
-    let created = String::from_utf8_lossy(&stamp::format(created)).replace(".000000000Z", "Z");
     Ok(json!({
-        "CreatedAt": created,
+        "CreatedAt": time::stamp(record.created),
         "Driver": driver(volume),
         "Labels": record.labels,
         "Mountpoint": record.nfs.is_none().then(|| volume.disk()),

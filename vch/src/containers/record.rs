@@ -28,9 +28,9 @@ pub struct Record {
     pub stdin: bool,
     /// What `vch stop` sends: a signal's number.
     pub stop_signal: i32,
-    /// How long `vch stop` waits for it by default, in seconds.
+    /// How long `vch stop` waits for it by default, in seconds; -1 is without end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stop_timeout: Option<u32>,
+    pub stop_timeout: Option<i64>,
     /// Whether it goes when it has ended (`--rm`).
     pub remove: bool,
     /// The names of its volumes.

@@ -79,7 +79,7 @@ impl Relay<'_> {
             }
             Phase::Failed(failure) => {
                 self.deadline = None;
-                let end = End::Failed(failure.clone());
+                let end = self.failed(failure);
                 self.write_down_exit(end);
             }
             Phase::Draining(status) => {

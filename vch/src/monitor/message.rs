@@ -32,6 +32,9 @@ pub enum ToMonitor {
         /// Whether to stop the VM, or to kill the exec, when a signal that asks for an end has been sent before.
         insists: bool,
     },
+    /// Kill the process if it has not ended in so many milliseconds, whoever waits for that. A monitor that is older than this
+    /// hangs up at it: what was said before on the line is done.
+    KillAfter(u64),
     /// The terminal has this size now.
     Resize {
         /// Rows.

@@ -3,7 +3,7 @@
 //! `vch run` starts it as a process of its own, which nobody waits for: clients come and go. It may be killed with -9 at any
 //! instant: the VM goes on, and whoever looks for the container next starts [another monitor](adopt) for it.
 //!
-//! - [`relay`]: the event loop, `lines`: what comes from the VM, `obey`: from the clients, `power_button`, [`stop`]: when it is over; [`clients`], [`connection`], `exec`: who is there; [`message`]: what they say
+//! - [`relay`]: the event loop, `lines`: what comes from the VM, `obey`: from the clients, [`power_button`], [`stop`]: when it is over; [`clients`], [`connection`], `exec`: who is there; [`message`]: what they say
 
 pub mod adopt;
 mod again;
@@ -15,7 +15,7 @@ mod host_clock;
 mod lines;
 pub mod message;
 mod obey;
-mod power_button;
+pub mod power_button;
 pub mod relay;
 pub mod stop;
 pub mod wait;
@@ -294,6 +294,7 @@ fn in_a_vm(
     let plan = Plan {
         machine: machine.clone(),
         layers: layers.clone(),
+        shared: volumes.shares.iter().map(|share| (share.spec.tag.clone(), share.source.clone())).collect(),
         stdin,
         debug: options.debug,
         boot_timeout: options.boot_timeout.unwrap_or(match accel {

@@ -1,5 +1,7 @@
 //! What the clients say, and what they send as stdin.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use nix::sys::signal::Signal;
 use protocol::Stream;
@@ -17,6 +19,10 @@ impl Relay<'_> {
         for message in self.clients.messages(self.log.offsets()) {
             let end = match message {
                 ToMonitor::Signal { number, insists } => self.signal(number, insists)?,
+                ToMonitor::KillAfter(milliseconds) => {
+                    self.kill_after(Duration::from_millis(milliseconds));
+                    None
+                }
                 ToMonitor::Resize { height, width } => self.resize(ConsoleSize { height, width })?,
                 ToMonitor::Closed(stream) => Some(End::Closed(stream)),
                 ToMonitor::Stop => Some(match self.talk.phase() {

@@ -5,6 +5,7 @@
 //! kills the VM afterwards.
 
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -53,6 +54,8 @@ pub struct Plan {
     pub machine: MachineSpec,
     /// Its layers, as they stand in the machine spec.
     pub layers: Arc<[OpenLayer]>,
+    /// What the host shares, by the tags that the guest knows.
+    pub shared: Vec<(String, PathBuf)>,
     /// Whether stdin is sent.
     pub stdin: bool,
     /// Whether the console is shown to the clients.
@@ -78,6 +81,8 @@ pub(super) enum Source {
 pub struct Relay<'a> {
     pub(super) talk: Conversation,
     pub(super) layers: Arc<[OpenLayer]>,
+    /// What the host shares, by the tags that the guest knows.
+    pub(super) shared: Vec<(String, PathBuf)>,
     pub(super) wires: Wires,
     pub(super) container: &'a Container,
     pub(super) clients: &'a mut Clients,
@@ -96,6 +101,8 @@ pub struct Relay<'a> {
     pub(super) deadline: Option<Instant>,
     /// The machine's power button.
     pub(super) button: Button,
+    /// When the container's process is killed, if it was asked to end.
+    pub(super) kill: Option<Instant>,
     /// Once the container runs, if its health is checked.
     pub(super) checks: Option<Checks>,
     /// There was nothing to do at the last look.
@@ -136,7 +143,7 @@ impl<'a> Relay<'a> {
             relay.monitor.refusals = true;
         }
         relay.deadline = Some(Instant::now() + plan.boot_timeout);
-        (relay.size, relay.layers) = (size, plan.layers);
+        (relay.size, relay.layers, relay.shared) = (size, plan.layers, plan.shared);
         (relay.debug, relay.boot_timeout) = (plan.debug, plan.boot_timeout);
         Ok(relay)
     }
@@ -162,6 +169,7 @@ impl<'a> Relay<'a> {
         Self {
             talk,
             layers: Arc::default(),
+            shared: vec![],
             wires,
             container,
             clients,
@@ -176,6 +184,7 @@ impl<'a> Relay<'a> {
             forwarded: None,
             deadline: None,
             button: Button::default(),
+            kill: None,
             checks: None,
             idle: false,
             again: None,
@@ -215,7 +224,7 @@ impl<'a> Relay<'a> {
             self.wires.channel.turn(&mut self.talk.link)?;
             let due = self.wires.channel.due();
             let check = self.checks.as_ref().and_then(Checks::due);
-            let due = due.into_iter().chain(self.button.due()).chain(check);
+            let due = due.into_iter().chain(self.kill).chain(check);
             let wake = self.deadline.into_iter().chain(self.again).chain(due).min();
             let ready = wait::ready(&self.interests(), wake)?;
             self.idle = ready.is_empty();
@@ -228,7 +237,7 @@ impl<'a> Relay<'a> {
             if let Some(end) = self.obey()? {
                 return Ok(end);
             }
-            if let Some(end) = self.power_button()? {
+            if let Some(end) = self.end_in_time()? {
                 return Ok(end);
             }
             self.stdin()?;

@@ -47,7 +47,7 @@ impl Relay<'_> {
         match self.talk.phase() {
             Phase::Stopping(status) if (gone && drained) || late => Ok(Some(End::Exited(*status))),
             Phase::Failed(failure) if drained && (gone || self.talk.finished()) => {
-                Ok(Some(End::Failed(failure.clone())))
+                Ok(Some(self.failed(failure)))
             }
             // It may have said how the container ended, but not all that the container did.
             Phase::Booting | Phase::Starting | Phase::Running | Phase::Draining(_) if gone && drained => {
@@ -58,6 +58,15 @@ impl Relay<'_> {
             }
             _ => Ok(None),
         }
+    }
+
+    /// The guest's failure, with the names that the user knows.
+    pub(super) fn failed(&self, failure: &Failure) -> End {
+        let mut failure = failure.clone();
+        for (tag, source) in &self.shared {
+            failure.message = failure.message.replace(&format!("{tag:?}"), &format!("{source:?}"));
+        }
+        End::Failed(failure)
     }
 
     /// The end, if it is the kernel that has given up.

@@ -14,8 +14,11 @@ use protocol::{MachineSpec, Stream};
 use nix::unistd::pipe;
 use protocol::{Disks, ExitStatus, GuestLink, ToGuest, ToHost, Uuid};
 
+use super::CONTROL;
+use super::message::ToMonitor;
 use super::relay::Plan;
-use crate::containers::{Container, Containers, Record};
+use crate::client::control::{Control, Heard};
+use crate::containers::{Container, Containers, Record, State, sockets};
 use crate::conversation::SESSION;
 use crate::exit::{End, Outcome};
 use crate::layers::OpenLayer;
@@ -143,7 +146,8 @@ fn plan(boot_timeout: Duration) -> Plan {
     let layer = OpenLayer::whole(Uuid::nil(), file, "layer 1 of 1".into()).unwrap();
     let disks = Disks { layers: vec![layer.spec(true).unwrap()], scratch: Uuid::nil() };
     let machine = MachineSpec { init: true, ..MachineSpec::new(protocol::oci::Spec::default(), disks) };
-    Plan { machine, layers: [layer].into(), stdin: true, debug: false, boot_timeout, restore: None }
+    let shared = vec![("share0".into(), "/host/f".into())];
+    Plan { machine, layers: [layer].into(), shared, stdin: true, debug: false, boot_timeout, restore: None }
 }
 
 fn container(store: &std::path::Path) -> Container {
@@ -156,6 +160,17 @@ fn between(
     guest: impl FnOnce(Guest) + Send + 'static,
     user: impl FnOnce(User) + Send + 'static,
     boot_timeout: Duration,
+) -> Result<Outcome> {
+    let dir = tempfile::tempdir().unwrap();
+    within(container(dir.path()), guest, user, plan(boot_timeout))
+}
+
+/// The same of this container, by that plan.
+fn within(
+    container: Container,
+    guest: impl FnOnce(Guest) + Send + 'static,
+    user: impl FnOnce(User) + Send + 'static,
+    plan: Plan,
 ) -> Result<Outcome> {
     let pair = || {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -181,10 +196,9 @@ fn between(
     let near =
         User { stdin: their_stdin, stdout: their_stdout, stderr: their_stderr, signals: their_signals };
     let threads = [thread::spawn(|| guest(far)), thread::spawn(|| user(near))];
-    let dir = tempfile::tempdir().unwrap();
     let mut options = RunOptions::new("image");
     options.interactive = true;
-    let outcome = crate::run_in(plan(boot_timeout), wires, container(dir.path()), &stdio, &options);
+    let outcome = crate::run_in(plan, wires, container, &stdio, &options);
     drop(stdio);
     for thread in threads {
         thread.join().unwrap();
@@ -383,6 +397,16 @@ fn a_guest_that_does_not_come_up() {
     };
     let told = error(between(stuck, drop, Duration::from_millis(300)));
     assert!(told.contains("tether was starting the container (its last step: channel)"), "{told}");
+    let asks = |mut guest: Guest| {
+        guest.send(&ToHost::Ready { tether: String::new(), timeline: vec![], restored: false });
+        while guest.pump() {}
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let nic = r#"{"mac":"02:00:00:00:00:01","name":"eth0","dhcp":true}"#;
+    let mut plan = plan(Duration::from_millis(300));
+    plan.machine.network.nics = vec![serde_json::from_str(nic).unwrap()];
+    let told = error(within(container(dir.path()), asks, drop, plan));
+    assert!(told.contains("which needs the answer of a DHCP server on eth0"), "{told}");
     let off = |mut guest: Guest| {
         guest
             .monitor
@@ -443,6 +467,32 @@ fn signals_stop_a_start_and_are_passed_on_once() {
 }
 
 #[test]
+fn who_is_to_be_killed_in_time_is_though_nobody_waits_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let container = container(dir.path());
+    let guest = |guest: Guest| {
+        let mut guest = guest.started();
+        for signal in [libc::SIGTERM, libc::SIGKILL] {
+            assert_eq!(guest.message(), ToGuest::Signal { session: 0, signal });
+        }
+        guest.leaves(ExitStatus::Signal { signal: libc::SIGKILL, core: false });
+    };
+    let seen = container.clone();
+    let stops = move |user: User| {
+        while !matches!(seen.state(), Ok(State::Running { .. })) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let mut control = Control::new(sockets::connect(&seen.dir, CONTROL).unwrap()).unwrap();
+        let messages =
+            [ToMonitor::Signal { number: libc::SIGTERM, insists: false }, ToMonitor::KillAfter(20)];
+        assert!(!matches!(control.say(&messages, None).unwrap(), Heard::Late | Heard::Lost));
+        drop(control);
+        all(user.stdout);
+    };
+    assert_eq!(within(container, guest, stops, plan(MINUTE)).unwrap().code(), 137);
+}
+
+#[test]
 fn a_failure_comes_with_its_stage() {
     let guest = |mut guest: Guest| {
         guest.send(&ToHost::Ready { tether: String::new(), timeline: vec![], restored: false });
@@ -462,4 +512,19 @@ fn a_failure_comes_with_its_stage() {
         outcome.sentence().unwrap(),
         "could not start the container: executing the command: nope: No such file or directory"
     );
+    // The user knows nothing of the tags that the guest has for what is shared.
+    let mount = |mut guest: Guest| {
+        guest.send(&ToHost::Ready { tether: String::new(), timeline: vec![], restored: false });
+        guest.message();
+        guest.send(&ToHost::Failed(protocol::Failure {
+            stage: protocol::Stage::Root,
+            errno: Some(libc::EISDIR),
+            message: "mounting \"share0\" on /etc: Is a directory".into(),
+        }));
+        guest.link.end(SESSION, Stream::Stdout);
+        guest.link.end(SESSION, Stream::Stderr);
+        while guest.pump() {}
+    };
+    let told = between(mount, drop, MINUTE).unwrap().sentence().unwrap();
+    assert!(told.ends_with(": mounting \"/host/f\" on /etc: Is a directory"), "{told}");
 }

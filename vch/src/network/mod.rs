@@ -51,6 +51,14 @@ fn attachments(options: &NetworkOptions) -> Result<Vec<Attachment>> {
     if options.ip.is_some() || options.ip6.is_some() || options.mac_address.is_some() {
         let first =
             nics.first_mut().context("--ip, --ip6 and --mac-address are for an interface: there is none")?;
+        let twice = [
+            ("--ip and ip=", options.ip.is_some() && first.ip.is_some()),
+            ("--ip6 and ip6=", options.ip6.is_some() && first.ip6.is_some()),
+            ("--mac-address and mac=", options.mac_address.is_some() && first.mac.is_some()),
+        ];
+        for (names, twice) in twice {
+            ensure!(!twice, "{names} of --network say the same: one of them can be given");
+        }
         first.ip = options.ip.or(first.ip);
         first.ip6 = options.ip6.or(first.ip6);
         first.mac = options.mac_address.or(first.mac);

@@ -79,7 +79,11 @@ impl Choice {
             _ => bail!("there are user, tap=INTERFACE, bridge=NAME, socket=NAME and none"),
         };
         let mut nic = Attachment::new(kind);
+        let mut said = vec![];
         for word in words {
+            let key = word.split('=').next().unwrap_or_default();
+            ensure!(!said.contains(&key), "{word:?}: {key} is said twice");
+            said.push(key);
             nic.set(word).with_context(|| format!("{word:?}"))?;
         }
         nic.check()?;
@@ -226,6 +230,8 @@ mod tests {
             ("tap=t,mac=01:00:00:00:00:00", "for several"),
             ("tap=t,mtu=big", "number of bytes"),
             ("tap=t,vlan=1", "there are dhcp, slaac"),
+            ("socket=y,ip=10.1.1.1/24,ip=10.1.2.1/24", "ip is said twice"),
+            ("user,dhcp,dhcp", "dhcp is said twice"),
         ] {
             let error = format!("{:#}", Choice::parse(text).expect_err(text));
             assert!(error.contains(why), "{text}: {error}");

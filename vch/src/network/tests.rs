@@ -88,6 +88,8 @@ fn dockers_options_are_the_first_interfaces() {
     assert!(refused(&all).contains("dhcp is for an address"));
     all.network.reverse();
     assert!(refused(&all).contains("gives its addresses itself"));
+    all.network = options(&["socket=w,ip=10.0.0.8/24"]).network;
+    assert!(refused(&all).contains("--ip and ip= of --network"));
     all.network = vec![Choice::None];
     assert!(refused(&all).contains("there is none"));
     assert!(refused(&options(&["user", "user"])).contains("one interface leads to all"));

@@ -1,5 +1,6 @@
 //! What the container may use, and the kernel's parameters.
 
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::size;
@@ -12,7 +13,7 @@ pub struct Limits {
     pub ulimit: Vec<String>,
 
     /// Set a parameter of the VM's kernel (repeatable)
-    #[arg(long, value_name = "NAME=VALUE")]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = sysctl)]
     pub sysctl: Vec<String>,
 
     /// Mount a tmpfs: /run:size=64m,mode=755 (repeatable)
@@ -38,4 +39,22 @@ pub struct Limits {
     /// Keep the container on these CPUs of the VM: 0-2,5
     #[arg(long, value_name = "CPUS")]
     pub cpuset_cpus: Option<String>,
+}
+
+impl Limits {
+    /// Leaves out what docker takes for nothing said: 0, and no CPUs.
+    pub(super) fn without_nothing(mut self) -> Self {
+        self.shm_size = self.shm_size.filter(|size| *size > 0);
+        self.memory_swap = self.memory_swap.filter(|text| !size::parse(text).is_ok_and(|size| size == 0));
+        self.cpuset_cpus = self.cpuset_cpus.filter(|list| !list.is_empty());
+        self
+    }
+}
+
+fn sysctl(text: &str) -> Result<String> {
+    let (name, value) = text.split_once('=').context("it is not NAME=VALUE")?;
+    ensure!(!name.is_empty() && !value.is_empty(), "it is not NAME=VALUE: a name and a value are needed");
+    // A slash is sysctl(8)'s other separator.
+    ensure!(name.replace('/', ".") != "kernel.hostname", "the container's hostname is set with --hostname");
+    Ok(text.to_owned())
 }

@@ -6,6 +6,7 @@ use anyhow::{Result, bail, ensure};
 use clap::Args;
 use protocol::network::{Mac, Subnet};
 
+use super::value::whole;
 use crate::network::mode::Choice;
 use crate::network::publish::{self, Publish, Transport};
 
@@ -13,7 +14,7 @@ use crate::network::publish::{self, Publish, Transport};
 #[derive(Debug, Clone, Args)]
 pub struct NetworkOptions {
     /// Network interface, repeatable: user (QEMU's own, which needs no root), tap=INTERFACE, bridge=NAME, socket=NAME (a wire between two containerVMs), or none; with ,dhcp ,slaac ,ip=ADDRESS/PREFIX ,ip6=ADDRESS/PREFIX ,gw=ADDRESS ,gw6=ADDRESS ,mac=MAC ,mtu=BYTES
-    #[arg(long, alias = "net", value_name = "KIND[,OPTION...]", default_value = "user", value_parser = Choice::parse)]
+    #[arg(long, alias = "net", value_name = "KIND[,OPTION...]", default_value = "user", value_parser = whole(Choice::parse))]
     pub network: Vec<Choice>,
 
     /// Let others reach a port of the container by one of the host's, a free one if none is given (repeatable; needs the user network)

@@ -1,5 +1,6 @@
 //! What the container may do.
 
+use anyhow::{Result, ensure};
 use clap::Args;
 
 /// Docker's options about it; [`crate::spec`] reads them.
@@ -27,6 +28,11 @@ pub struct Security {
     pub device: Vec<String>,
 
     /// Add the process to a group, looked up in the image (repeatable)
-    #[arg(long, value_name = "NAME|GID")]
+    #[arg(long, value_name = "NAME|GID", value_parser = group)]
     pub group_add: Vec<String>,
+}
+
+fn group(text: &str) -> Result<String> {
+    ensure!(!text.is_empty(), "it is empty: a group's name or ID is needed");
+    Ok(text.to_owned())
 }

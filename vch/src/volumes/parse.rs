@@ -73,11 +73,12 @@ pub fn volume(text: &str) -> Result<Mount> {
         }
     };
     let target = place(target)?;
-    let (mut readonly, mut nocopy) = (false, false);
+    let (mut readonly, mut nocopy) = (None, false);
     for option in options.split(',').filter(|_| parts.len() == 3) {
         match option {
-            "ro" => readonly = true,
-            "rw" => readonly = false,
+            "ro" | "rw" if readonly.is_some() => bail!("{options:?}: of ro and rw one can be said, once"),
+            "ro" => readonly = Some(true),
+            "rw" => readonly = Some(false),
             "nocopy" => nocopy = true,
             "z" | "Z" => bail!(
                 "option {option:?}: a containerVM's files have no SELinux labels of the host; leave it out"
@@ -99,7 +100,7 @@ pub fn volume(text: &str) -> Result<Mount> {
             labels: BTreeMap::new(),
         },
     };
-    Ok(Mount { source, target, readonly })
+    Ok(Mount { source, target, readonly: readonly.unwrap_or(false) })
 }
 
 /// `type=...,source=...,target=...`.

@@ -20,7 +20,7 @@ fn dash_v() {
         ("db:/var/lib/db", named(Some("db"), "/var/lib/db", false, false)),
         ("db:/var/./lib//x/../db/:ro", named(Some("db"), "/var/lib/db", true, false)),
         ("db:/d:ro,nocopy", named(Some("db"), "/d", true, true)),
-        ("db:/d:ro,rw", named(Some("db"), "/d", false, false)),
+        ("db:/d:rw", named(Some("db"), "/d", false, false)),
         ("/srv:/d:ro", bind("/srv", "/d", true)),
         ("/:/host", bind("/", "/host", false)),
     ] {
@@ -46,6 +46,8 @@ fn dash_v_refused() {
         ("/d:rw,nocopy", "options need a source"),
         ("db:/d:", "unknown option \"\""),
         ("db:/d:ro,", "unknown option \"\""),
+        ("db:/d:rw,ro", "of ro and rw one"),
+        ("db:/d:ro,nocopy,ro", "of ro and rw one"),
         ("db:/d:rslave", "unknown option \"rslave\""),
         ("db:/d:z", "SELinux"),
         ("db:/d:ro:x", "too many colons"),
