@@ -79,7 +79,7 @@ impl Wanted {
 
 /// The machine that was asked for, if it can be; else the best that can be: microvm, which boots with a fifth less instructions and
 /// seconds than q35 (iso/README.md), or q35. Where memory is short that is the better one: QEMU's MMIO devices have queues of 1024 entries, which
-/// the guest fills: 12 MiB of buffers.
+/// the guest fills: 9 MiB of buffers.
 ///
 /// # Errors
 /// What is asked for does not go together; the error names it, and what would work.
