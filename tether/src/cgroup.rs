@@ -66,15 +66,10 @@ impl Cgroup {
         fs::write(&path, "0").at(Stage::Config, || format!("entering the cgroup by {path}"))
     }
 
-    /// Kills everything in it (Documentation/admin-guide/cgroup-v2.rst, `cgroup.kill`).
+    /// Kills everything in it (Documentation/admin-guide/cgroup-v2.rst, `cgroup.kill`). It goes with the machine.
     pub fn kill(&self) -> Result<(), Failure> {
         let path = format!("{}/cgroup.kill", self.path);
         fs::write(&path, "1").at(Stage::Run, || format!("killing what is left by {path}"))
-    }
-
-    /// Removes it. It goes with the machine anyway.
-    pub fn remove(self) {
-        let _gone = fs::remove_dir(&self.path);
     }
 }
 

@@ -179,7 +179,7 @@ fn run(
         relay.with_network(network).with_exports(&exports).run()
     });
     // However it went: a disk is unmounted only when the last process that sees it is gone.
-    let ended = process::end_all(cgroup, &exports);
+    let ended = process::end_all(&cgroup, &exports);
     let unmounted = exports.unmount().and(volumes.unmount());
     let cleaned = ended.and_then(|()| root.disassemble());
     outcome.and(unmounted).and(cleaned)

@@ -298,7 +298,7 @@ pub fn reap() -> nix::Result<Reaped> {
 }
 
 /// Kills whatever is left in the cgroup, and waits until it is gone; it may wait for servers of `exports`.
-pub fn end_all(cgroup: Cgroup, exports: &Exports) -> Result<(), Failure> {
+pub fn end_all(cgroup: &Cgroup, exports: &Exports) -> Result<(), Failure> {
     cgroup.kill()?;
     if !exports.are_any() {
         // SAFETY: waitpid(2) with no place for the status writes nothing.
@@ -315,7 +315,6 @@ pub fn end_all(cgroup: Cgroup, exports: &Exports) -> Result<(), Failure> {
             Ok(Reaped::NoneLeft) | Err(_) => break,
         }
     }
-    cgroup.remove();
     Ok(())
 }
 
