@@ -29,10 +29,7 @@ impl Cgroup {
         let mut path = ROOT.to_owned();
         for name in wanted.split('/') {
             enable(&path, &controllers)?;
-            // For statistics, which can do without.
-            let _uncounted = fs::write(format!("{path}/cgroup.subtree_control"), "+memory +io +pids");
-            path = format!("{path}/{name}");
-            fs::create_dir(&path).at(Stage::Config, || format!("linux.cgroupsPath: making {path}"))?;
+            make_below(&mut path, name)?;
         }
         resources::apply(&path, &linux.resources)?;
         if !linux.resources.devices.is_empty() {
@@ -70,6 +67,23 @@ impl Cgroup {
     pub fn kill(&self) -> Result<(), Failure> {
         let path = format!("{}/cgroup.kill", self.path);
         fs::write(&path, "1").at(Stage::Run, || format!("killing what is left by {path}"))
+    }
+}
+
+/// Makes the cgroup that most containers are in, for a machine that will be copied.
+pub fn prepare() -> Result<(), Failure> {
+    make_below(&mut ROOT.to_owned(), DEFAULT)
+}
+
+/// Makes a cgroup below the one at `path`, which becomes its own.
+fn make_below(path: &mut String, name: &str) -> Result<(), Failure> {
+    // For statistics, which can do without.
+    let _uncounted = fs::write(format!("{path}/cgroup.subtree_control"), "+memory +io +pids");
+    *path = format!("{path}/{name}");
+    match fs::create_dir(&path) {
+        // In a copy of a machine where it was prepared.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.at(Stage::Config, || format!("linux.cgroupsPath: making {path}")),
     }
 }
 

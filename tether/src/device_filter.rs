@@ -8,6 +8,7 @@ use protocol::Stage::Config;
 use protocol::oci::DeviceRule;
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::OnceLock;
 
 const MKNOD: u32 = 1;
 const READ: u32 = 2;
@@ -24,6 +25,9 @@ struct Rule {
     minor: Option<u32>,
     access: u32,
 }
+
+/// The rule that denies all devices.
+const NONE: Rule = Rule { allow: false, kind: None, major: None, minor: None, access: READ | WRITE | MKNOD };
 
 /// What runc lets every container do, whatever its rules say: make any device, and use the default ones
 /// (libcontainer, `specconv.AllowedDevices`).
@@ -54,8 +58,7 @@ pub fn attach(directory: &str, rules: &[DeviceRule]) -> Result<(), Failure> {
     let rules = rules.iter().enumerate().map(|(index, rule)| parse(index, rule));
     let mut rules = rules.collect::<Result<Vec<_>, _>>()?;
     rules.extend(ALWAYS);
-    let program = load(&assemble(&rules))
-        .at(Config, || "linux.resources.devices: loading the filter into the kernel")?;
+    let program = filter(&rules)?;
     let cgroup = File::open(directory).at(Config, || format!("opening {directory}"))?;
     const CGROUP_DEVICE: u32 = 6;
     const ALLOW_MULTI: u32 = 2;
@@ -69,6 +72,27 @@ pub fn attach(directory: &str, rules: &[DeviceRule]) -> Result<(), Failure> {
     Errno::result(result)
         .map(drop)
         .at(Config, || "linux.resources.devices: attaching the filter to the cgroup")
+}
+
+/// The filter of most containers, who have but the devices that all have, as a machine that will be copied has prepared it.
+static PREPARED: OnceLock<(Vec<u64>, OwnedFd)> = OnceLock::new();
+
+/// Loads the filter of most containers, for a machine that will be copied: the kernel takes its time to verify one. If it does not take
+/// it, a container that wants it will say so.
+pub fn prepare() {
+    let program = assemble(&[&[NONE], &ALWAYS[..]].concat());
+    if let Ok(loaded) = load(&program) {
+        let _once = PREPARED.set((program, loaded));
+    }
+}
+
+/// The filter of these rules, loaded.
+fn filter(rules: &[Rule]) -> Result<OwnedFd, Failure> {
+    let program = assemble(rules);
+    match PREPARED.get().filter(|(prepared, _)| *prepared == program) {
+        Some((_, loaded)) => loaded.try_clone().at(Config, || "taking the prepared filter of devices"),
+        None => load(&program).at(Config, || "linux.resources.devices: loading the filter into the kernel"),
+    }
 }
 
 fn parse(index: usize, rule: &DeviceRule) -> Result<Rule, Failure> {
