@@ -149,6 +149,8 @@ fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> 
         verity.tell(channel)?; // it may be why
     }
     outcome?;
+    // The host may end the machine when it hears this.
+    power::sync();
     channel.say_last(&ToHost::Stopped { timeline: timeline.take("unmounted") });
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
@@ -146,8 +146,8 @@ fn plan(boot_timeout: Duration) -> Plan {
     Plan { machine, layers: [layer].into(), stdin: true, debug: false, boot_timeout, restore: None }
 }
 
-fn container(store: &std::path::Path) -> Container {
-    let record = Record { stdin: true, ..Record::new(crate::random::id().unwrap(), "web".into()) };
+fn container(store: &std::path::Path, volumes: Vec<String>) -> Container {
+    let record = Record { stdin: true, volumes, ..Record::new(crate::random::id().unwrap(), "web".into()) };
     Containers::of(store).create(record).unwrap()
 }
 
@@ -156,6 +156,16 @@ fn between(
     guest: impl FnOnce(Guest) + Send + 'static,
     user: impl FnOnce(User) + Send + 'static,
     boot_timeout: Duration,
+) -> Result<Outcome> {
+    between_with(vec![], guest, user, plan(boot_timeout))
+}
+
+/// The same with these volumes and this plan.
+fn between_with(
+    volumes: Vec<String>,
+    guest: impl FnOnce(Guest) + Send + 'static,
+    user: impl FnOnce(User) + Send + 'static,
+    plan: Plan,
 ) -> Result<Outcome> {
     let pair = || {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -184,7 +194,7 @@ fn between(
     let dir = tempfile::tempdir().unwrap();
     let mut options = RunOptions::new("image");
     options.interactive = true;
-    let outcome = crate::run_in(plan(boot_timeout), wires, container(dir.path()), &stdio, &options);
+    let outcome = crate::run_in(plan, wires, container(dir.path(), volumes), &stdio, &options);
     drop(stdio);
     for thread in threads {
         thread.join().unwrap();
@@ -462,4 +472,50 @@ fn a_failure_comes_with_its_stage() {
         outcome.sentence().unwrap(),
         "could not start the container: executing the command: nope: No such file or directory"
     );
+}
+
+/// With volumes it could take ten minutes to power off.
+#[test]
+fn a_guest_that_has_stopped_is_not_waited_for() {
+    let guest = |guest: Guest| {
+        let mut guest = guest.started();
+        guest.exited(ExitStatus::Code(5));
+        assert_eq!(guest.message(), ToGuest::Acknowledged);
+        guest.send(&ToHost::Stopped { timeline: vec![] });
+        let end = Instant::now() + 3 * MINUTE;
+        while guest.pump() {
+            assert!(Instant::now() < end, "the host still listens");
+        }
+    };
+    let outcome = between_with(vec!["data".into()], guest, |_| {}, plan(MINUTE)).unwrap();
+    assert_eq!(outcome.end, End::Exited(ExitStatus::Code(5)));
+}
+
+/// A lease that is given back is on its way to others.
+#[test]
+fn one_with_leases_is() {
+    let mut plan = plan(MINUTE);
+    plan.machine.network.nics = vec![protocol::network::Nic {
+        mac: protocol::network::Mac([2; 6]),
+        name: "eth0".into(),
+        addresses: vec![],
+        routes: vec![],
+        dhcp: true,
+        slaac: false,
+        mtu: None,
+        offload: false,
+    }];
+    let guest = |guest: Guest| {
+        let mut guest = guest.started();
+        guest.exited(ExitStatus::Code(5));
+        assert_eq!(guest.message(), ToGuest::Acknowledged);
+        guest.send(&ToHost::Stopped { timeline: vec![] });
+        // What it is answered comes before the host could have hung up.
+        assert_eq!(guest.message(), ToGuest::Acknowledged);
+        for _ in 0..20 {
+            assert!(guest.pump(), "the host has hung up");
+        }
+    };
+    let outcome = between_with(vec!["data".into()], guest, |_| {}, plan).unwrap();
+    assert_eq!(outcome.end, End::Exited(ExitStatus::Code(5)));
 }
