@@ -138,6 +138,7 @@ fn network() -> protocol::network::Network {
         dhcp: false,
         slaac: true,
         mtu: Some(1500),
+        offload: true,
     };
     let names = Names {
         hosts: vec![Host { name: "db".to_owned(), ip: ip("10.0.0.1") }],

@@ -123,6 +123,10 @@ pub struct Nic {
     /// The longest packet, in bytes; else what the interface or DHCP says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// Whether the host's end takes packets without checksums, and larger ones than fit: a copy of a template, which was connected to
+    /// nothing, finds that out only if it looks anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub offload: bool,
 }
 
 /// A route.

@@ -12,6 +12,9 @@ const ROOT: &str = "/sys/fs/cgroup";
 /// Its path below [`ROOT`], if the config does not say another.
 const DEFAULT: &str = "container";
 
+/// The controllers that count what a container uses.
+const COUNTING: &str = "memory io pids";
+
 /// The cgroup that every process of the container is in.
 pub struct Cgroup {
     path: String,
@@ -31,10 +34,7 @@ impl Cgroup {
         let mut path = ROOT.to_owned();
         for name in wanted.split('/') {
             enable(&path, &controllers)?;
-            // Which can be done without.
-            let _without = fs::write(format!("{path}/cgroup.subtree_control"), &others);
-            path = format!("{path}/{name}");
-            fs::create_dir(&path).at(Stage::Config, || format!("linux.cgroupsPath: making {path}"))?;
+            make_below(&mut path, name, &others)?;
         }
         keep_some_back(&path);
         resources::apply(&path, &linux.resources)?;
@@ -69,15 +69,27 @@ impl Cgroup {
         fs::write(&path, "0").at(Stage::Config, || format!("entering the cgroup by {path}"))
     }
 
-    /// Kills everything in it (Documentation/admin-guide/cgroup-v2.rst, `cgroup.kill`).
+    /// Kills everything in it (Documentation/admin-guide/cgroup-v2.rst, `cgroup.kill`). It goes with the machine.
     pub fn kill(&self) -> Result<(), Failure> {
         let path = format!("{}/cgroup.kill", self.path);
         fs::write(&path, "1").at(Stage::Run, || format!("killing what is left by {path}"))
     }
+}
 
-    /// Removes it. It goes with the machine anyway.
-    pub fn remove(self) {
-        let _gone = fs::remove_dir(&self.path);
+/// Makes the cgroup that most containers are in, for a machine that will be copied.
+pub fn prepare() -> Result<(), Failure> {
+    make_below(&mut ROOT.to_owned(), DEFAULT, &plus(COUNTING))
+}
+
+/// Makes a cgroup below the one at `path`, which becomes its own.
+fn make_below(path: &mut String, name: &str, controllers: &str) -> Result<(), Failure> {
+    // Which can be done without.
+    let _without = fs::write(format!("{path}/cgroup.subtree_control"), controllers);
+    *path = format!("{path}/{name}");
+    match fs::create_dir(&path) {
+        // In a copy of a machine where it was prepared.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.at(Stage::Config, || format!("linux.cgroupsPath: making {path}")),
     }
 }
 
@@ -102,9 +114,16 @@ fn others(config: &Spec) -> String {
     let is_writable = |mount: &Mount| {
         mount.kind.starts_with("cgroup") && !mount.options.iter().any(|option| option == "ro")
     };
-    let all = fs::read_to_string(format!("{ROOT}/cgroup.controllers")).unwrap_or_default();
-    let wanted = if config.mounts.iter().any(is_writable) { &all } else { "memory io pids" };
-    wanted.split_ascii_whitespace().fold(String::new(), |text, name| format!("{text}+{name} "))
+    if config.mounts.iter().any(is_writable) {
+        plus(&fs::read_to_string(format!("{ROOT}/cgroup.controllers")).unwrap_or_default())
+    } else {
+        plus(COUNTING)
+    }
+}
+
+/// The names with a plus each.
+fn plus(names: &str) -> String {
+    names.split_ascii_whitespace().fold(String::new(), |text, name| format!("{text}+{name} "))
 }
 
 /// Lets the cgroups below this one have controllers.

@@ -150,6 +150,8 @@ fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> 
         verity.tell(channel)?; // it may be why
     }
     outcome?;
+    // The host may end the machine when it hears this.
+    power::sync();
     channel.say_last(&ToHost::Stopped { timeline: timeline.take("unmounted") });
     Ok(())
 }
@@ -180,7 +182,7 @@ fn run(
         relay.with_network(network).with_exports(&exports).run()
     });
     // However it went: a disk is unmounted only when the last process that sees it is gone.
-    let ended = process::end_all(cgroup, &exports);
+    let ended = process::end_all(&cgroup, &exports);
     let unmounted = exports.unmount().and(volumes.unmount());
     let cleaned = ended.and_then(|()| root.disassemble());
     outcome.and(unmounted).and(cleaned)

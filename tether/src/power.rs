@@ -44,7 +44,8 @@ pub fn may_hang(may: bool) {
     MAY_HANG.store(may, Ordering::Relaxed);
 }
 
-fn sync() {
+/// Writes out what waits to be written, whatever filesystem it is on.
+pub fn sync() {
     if !MAY_HANG.load(Ordering::Relaxed) {
         return nix::unistd::sync();
     }

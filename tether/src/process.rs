@@ -307,7 +307,7 @@ pub fn reap() -> nix::Result<Reaped> {
 }
 
 /// Kills whatever is left in the cgroup, and waits until it is gone; it may wait for servers of `exports`.
-pub fn end_all(cgroup: Cgroup, exports: &Exports) -> Result<(), Failure> {
+pub fn end_all(cgroup: &Cgroup, exports: &Exports) -> Result<(), Failure> {
     cgroup.kill()?;
     if !exports.are_any() {
         // SAFETY: waitpid(2) with no place for the status writes nothing.
@@ -324,7 +324,6 @@ pub fn end_all(cgroup: Cgroup, exports: &Exports) -> Result<(), Failure> {
             Ok(Reaped::NoneLeft) | Err(_) => break,
         }
     }
-    cgroup.remove();
     Ok(())
 }
 

@@ -12,40 +12,43 @@ use std::path::Path;
 /// Where the root filesystem is, in tether's own root.
 pub const PATH: &str = "/root";
 
-/// Mounted filesystems, in the order in which they were mounted.
-pub struct Root(Vec<String>);
+/// No thread shall fill in the inode tables of a disk that is thrown away soon, or read its bitmaps before they are needed.
+const WITHOUT_THREAD: &str = "noinit_itable,no_prefetch_block_bitmaps";
+
+/// Where the scratch disk is.
+const SCRATCH: &str = "/scratch";
+
+/// The root filesystem, mounted.
+pub struct Root(());
 
 impl Root {
     /// Mounts the disks and stacks them at [`PATH`]; their files are whose they are in the user namespace, if one is given.
     pub fn assemble(disks: &Disks, user: Option<&UserNamespace>) -> Result<Self, Failure> {
-        let mut mounted = vec![];
         for (number, layer) in disks.layers.iter().enumerate() {
             let target = format!("/layers/{number}");
             fs::create_dir(&target).at(Stage::Root, || format!("making {target}"))?;
             let name = format!("layer {}", number + 1);
             mount_disk(&name, layer, &target, MsFlags::MS_RDONLY, None)?;
-            mounted.push(target);
         }
-        // No thread shall fill in the inode tables of a disk that is thrown away soon.
-        mount_disk("the scratch disk", &disks.scratch, "/scratch", MsFlags::empty(), Some("noinit_itable"))?;
-        mounted.push("/scratch".into());
-        prepare_scratch(mounted.len() - 2)?;
+        mount_disk("the scratch disk", &disks.scratch, SCRATCH, MsFlags::empty(), Some(WITHOUT_THREAD))?;
+        let layers = disks.layers.len();
+        prepare_scratch(layers.saturating_sub(1))?;
         match user {
             Some(user) => {
-                mounted.iter().try_for_each(|target| user.map_files(target))?;
-                user.as_root(|| mount_overlay(disks.layers.len()))?;
+                let mounted = (0..layers).map(|number| format!("/layers/{number}")).chain([SCRATCH.into()]);
+                mounted.into_iter().try_for_each(|target: String| user.map_files(&target))?;
+                user.as_root(|| mount_overlay(layers))?;
             }
-            None => mount_overlay(disks.layers.len())?,
+            None => mount_overlay(layers)?,
         }
-        mounted.push(PATH.into());
-        Ok(Self(mounted))
+        Ok(Self(()))
     }
 
-    /// Unmounts everything, last mounted first.
+    /// Unmounts it, and the disk that it writes to. The layers stay: nothing waits to be written to them, and to forget all that was read
+    /// of them would be the most of the work.
     pub fn disassemble(self) -> Result<(), Failure> {
-        self.0.iter().rev().try_for_each(|target| {
-            umount2(target.as_str(), MntFlags::UMOUNT_NOFOLLOW)
-                .at(Stage::Run, || format!("unmounting {target}"))
+        [PATH, SCRATCH].into_iter().try_for_each(|target| {
+            umount2(target, MntFlags::UMOUNT_NOFOLLOW).at(Stage::Run, || format!("unmounting {target}"))
         })
     }
 }

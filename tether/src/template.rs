@@ -1,11 +1,13 @@
 //! A machine that is frozen where it waits for what to run, and thawed as many others.
 //!
 //! It has as many disks and network interfaces as each of them will have, but not theirs: blank disks, MAC addresses of nobody.
-//! So no driver may have them when it is frozen; in each copy, drivers find them as they are there, as if they were plugged in.
+//! So no driver may have the disks when it is frozen; in each copy it finds them as they are there, as if they were plugged in. An
+//! interface has its driver already, and in a copy gets its address; only if it is connected to more than most are, which its driver sees
+//! when it begins, the driver begins anew.
 
 use crate::boot::{self, INITRAMFS};
 use crate::failure::{Context, Failure};
-use crate::{modules, network};
+use crate::{cgroup, device_filter, modules, network};
 use protocol::{MachineSpec, Stage};
 use std::fs;
 use std::path::Path;
@@ -28,16 +30,17 @@ pub fn is_wanted() -> Result<bool, Failure> {
 /// Does once what each copy would have to, and takes from the drivers what will be another device.
 pub fn prepare() -> Result<(), Failure> {
     let devices = devices()?;
-    if devices.iter().any(|device| device.kind == NETWORK.0) {
+    let of = |kind| devices.iter().filter(move |device| device.kind == kind);
+    if of(NETWORK.0).next().is_some() {
         modules::load_network()?;
+        let names: Vec<_> = of(NETWORK.0).filter_map(Device::interface).collect();
+        network::fill_queues(&names)?;
     }
-    for device in &devices {
-        if let Some((_, driver)) = [NETWORK, BLOCK].iter().find(|(kind, _)| *kind == device.kind)
-            && device.is_driven()
-        {
-            tell(driver, "unbind", &device.name)?;
-        }
+    for disk in of(BLOCK.0).filter(|disk| disk.is_driven()) {
+        tell(BLOCK.1, "unbind", &disk.name)?;
     }
+    cgroup::prepare()?;
+    device_filter::prepare();
     if !Path::new(INITRAMFS).join("modules").exists() {
         boot::empty_the_initramfs();
     }
@@ -48,14 +51,19 @@ pub fn prepare() -> Result<(), Failure> {
 pub fn take_devices(machine: &MachineSpec) -> Result<(), Failure> {
     let disks = machine.disks.layers.len() + machine.volumes.len() + 1;
     let devices = devices()?;
+    let of = |kind| devices.iter().filter(move |device| device.kind == kind);
+    for disk in of(BLOCK.0).take(disks).filter(|disk| !disk.is_driven()) {
+        tell(BLOCK.1, "bind", &disk.name)?;
+    }
     let mut names = vec![];
-    for ((kind, driver), count) in [(BLOCK, disks), (NETWORK, machine.network.nics.len())] {
-        for device in devices.iter().filter(|device| device.kind == kind).take(count) {
-            if !device.is_driven() {
-                tell(driver, "bind", &device.name)?;
-            }
-            names.extend(device.interface());
+    for (device, nic) in of(NETWORK.0).zip(&machine.network.nics) {
+        if nic.offload && device.is_driven() {
+            tell(NETWORK.1, "unbind", &device.name)?;
         }
+        if !device.is_driven() {
+            tell(NETWORK.1, "bind", &device.name)?;
+        }
+        names.extend(device.interface());
     }
     if names.is_empty() { Ok(()) } else { network::take_addresses(machine, &names) }
 }

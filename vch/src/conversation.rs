@@ -66,6 +66,8 @@ pub struct Conversation {
     /// Whether it is to be a copy of a template.
     restored: bool,
     unmounted: bool,
+    /// Nothing waits to be written in the guest, which only has to power off.
+    stopped: bool,
     /// For each layer, whether the guest may still say that it is damaged.
     checked: Vec<bool>,
     /// Layers that it has found damaged, by their place in the spec, and the damaged block. Taken by the owner.
@@ -156,6 +158,7 @@ impl Conversation {
             adopted: false,
             restored: false,
             unmounted: false,
+            stopped: false,
             // Of an adopted guest it is not known which layers have a hash tree.
             checked: vec![true; MOST_LAYERS],
             damaged: Vec::new(),
@@ -171,6 +174,11 @@ impl Conversation {
     /// Whether the guest has been found.
     pub fn is_connected(&self) -> bool {
         self.connected
+    }
+
+    /// Whether the guest has unmounted all, and only has to power off.
+    pub fn has_stopped(&self) -> bool {
+        self.stopped
     }
 
     /// How far it has got.
@@ -278,7 +286,7 @@ impl Conversation {
                 self.link.send(&ToGuest::Acknowledged)?;
             }
             (Phase::Stopping(_), ToHost::Stopped { timeline }) if !self.unmounted => {
-                self.unmounted = true;
+                (self.unmounted, self.stopped) = (true, true);
                 self.timeline.extend(timeline);
                 self.link.send(&ToGuest::Acknowledged)?;
             }

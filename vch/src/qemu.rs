@@ -183,7 +183,7 @@ pub fn arguments(
         add(&places.disk("spec").iter().map(String::as_str).collect::<Vec<_>>());
     }
     shares(descriptors, &mut places, &mut add);
-    nics(&descriptors.nics, &mut places, &mut add);
+    nics(descriptors, &mut places, &mut add);
     if let Some(firmware) = machine.firmware(boot) {
         arguments.extend(["-bios".into(), firmware.into()]);
     }
@@ -229,14 +229,16 @@ fn shares(descriptors: &Descriptors, places: &mut Places, add: &mut impl FnMut(&
     }
 }
 
-fn nics(nics: &[network::Device], places: &mut Places, add: &mut impl FnMut(&[&str])) {
-    for (number, network::Device { backend, mac }) in nics.iter().enumerate() {
+fn nics(descriptors: &Descriptors, places: &mut Places, add: &mut impl FnMut(&[&str])) {
+    // A copy of a template has not moved, and need not tell networks so.
+    let silent = if descriptors.frozen.is_some() { ",guest_announce=off" } else { "" };
+    for (number, network::Device { backend, mac }) in descriptors.nics.iter().enumerate() {
         let mut connected = String::new();
         if !backend.is_empty() {
             add(&["-netdev", &format!("{backend},id=net{number}")]);
             connected = format!("netdev=net{number},");
         }
-        add(&["-device", &format!("{},{connected}mac={mac}", places.nic())]);
+        add(&["-device", &format!("{},{connected}mac={mac}{silent}", places.nic())]);
     }
 }
 

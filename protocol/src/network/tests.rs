@@ -9,6 +9,7 @@ fn nic() -> Nic {
         dhcp: false,
         slaac: false,
         mtu: None,
+        offload: false,
     }
 }
 

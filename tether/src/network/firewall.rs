@@ -254,6 +254,7 @@ mod tests {
             dhcp: false,
             slaac: false,
             mtu: None,
+            offload: false,
         };
         let ports = vec![OpenPorts { transport: Transport::Tcp, first: 80, last: 81 }];
         let count =

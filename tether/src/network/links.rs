@@ -92,7 +92,7 @@ pub fn bring_up(netlink: &mut Netlink, links: &mut [Link], nic: &Nic) -> Result<
         let path = format!("/proc/sys/net/ipv6/conf/{}/accept_ra", nic.name);
         let _none = fs::write(path, "0");
     }
-    let up = change_link(index, UP);
+    let up = change_link(index, UP, UP);
     let up = match nic.mtu {
         Some(mtu) => up.with(LINK_MTU, &mtu.to_ne_bytes()),
         None => up,
@@ -128,26 +128,31 @@ fn set_name(netlink: &mut Netlink, links: &mut [Link], at: usize, name: &str) ->
     let Some(link) = links.get_mut(at) else { return Ok(()) };
     let text = [name.as_bytes(), b"\0"].concat();
     netlink
-        .request(change_link(link.index, 0).with(LINK_NAME, &text))
+        .request(change_link(link.index, 0, 0).with(LINK_NAME, &text))
         .at(Network, || format!("calling {} {name}", link.name))?;
     name.clone_into(&mut link.name);
     Ok(())
 }
 
-/// A `struct ifinfomsg` that sets these flags.
-fn change_link(index: u32, flags: u32) -> Message {
-    let [index, flags] = [index, flags].map(u32::to_ne_bytes);
-    Message::new(NEW_LINK, 0, &[[0; 4], index, flags, flags].concat())
+/// Brings an interface up or down.
+pub fn set_up(netlink: &mut Netlink, index: u32, up: bool) -> nix::Result<()> {
+    netlink.request(change_link(index, if up { UP } else { 0 }, UP))
+}
+
+/// A `struct ifinfomsg` that sets `flags` of those in `mask`.
+fn change_link(index: u32, flags: u32, mask: u32) -> Message {
+    let [index, flags, mask] = [index, flags, mask].map(u32::to_ne_bytes);
+    Message::new(NEW_LINK, 0, &[[0; 4], index, flags, mask].concat())
 }
 
 /// Gives an interface another MAC address.
 pub fn set_mac(netlink: &mut Netlink, index: u32, mac: Mac) -> nix::Result<()> {
-    netlink.request(change_link(index, 0).with(LINK_ADDRESS, &mac.0))
+    netlink.request(change_link(index, 0, 0).with(LINK_ADDRESS, &mac.0))
 }
 
 /// Sets the MTU of an interface that is up.
 pub fn set_mtu(netlink: &mut Netlink, index: u32, mtu: u32) -> nix::Result<()> {
-    netlink.request(change_link(index, 0).with(LINK_MTU, &mtu.to_ne_bytes()))
+    netlink.request(change_link(index, 0, 0).with(LINK_MTU, &mtu.to_ne_bytes()))
 }
 
 /// An interface gets an address.

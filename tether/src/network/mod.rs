@@ -54,6 +54,19 @@ pub fn take_addresses(machine: &MachineSpec, names: &[String]) -> Result<(), Fai
     Ok(())
 }
 
+/// Brings these interfaces up, and down again: their queues have room for what comes from then on. Addresses that they got by it are gone
+/// again.
+pub fn fill_queues(names: &[String]) -> Result<(), Failure> {
+    let mut netlink = Netlink::open().at(Stage::Network, || "opening a netlink socket")?;
+    let links = links::list(&mut netlink)?;
+    for link in links.iter().filter(|link| names.contains(&link.name)) {
+        links::set_up(&mut netlink, link.index, true)
+            .and_then(|()| links::set_up(&mut netlink, link.index, false))
+            .at(Stage::Network, || format!("bringing {} up and down", link.name))?;
+    }
+    Ok(())
+}
+
 impl Network {
     /// Sets up the interfaces, and begins to ask DHCP servers.
     pub fn begin(machine: &MachineSpec) -> Result<Self, Failure> {

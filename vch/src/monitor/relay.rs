@@ -114,6 +114,8 @@ pub struct Relay<'a> {
     pub(super) size: Option<ConsoleSize>,
     /// Whether the VM is to end with the client that it was started for, until it has started.
     pub(super) bound: bool,
+    /// Whether the guest is of no more use when it has stopped: nothing is on its way to others.
+    pub(super) brief: bool,
     pub(super) clock: Clock,
 }
 
@@ -131,6 +133,7 @@ impl<'a> Relay<'a> {
         clock: Clock,
     ) -> Result<Self> {
         let size = plan.machine.config.process.console_size;
+        let brief = !plan.debug && ends_at_once(&plan.machine);
         let lossy = wires.channel.is_lossy();
         let talk = match plan.restore {
             Some(_) => Conversation::with_copy(plan.machine, plan.stdin, lossy)?,
@@ -144,6 +147,7 @@ impl<'a> Relay<'a> {
         }
         relay.deadline = Some(Instant::now() + plan.boot_timeout);
         (relay.size, relay.layers, relay.shared) = (size, plan.layers, plan.shared);
+        relay.brief = brief;
         (relay.debug, relay.boot_timeout) = (plan.debug, plan.boot_timeout);
         Ok(relay)
     }
@@ -192,6 +196,7 @@ impl<'a> Relay<'a> {
             debug: false,
             size: None,
             bound: false,
+            brief: false,
             clock,
         }
     }
@@ -326,4 +331,11 @@ impl<'a> Relay<'a> {
             self.again = Some(Instant::now() + AGAIN);
         }
     }
+}
+
+/// Whether what such a machine has to say to others than us has surely come to them when it says that it has stopped: its disks are QEMU's
+/// own, but leases are given back by packets, and folders of the host's and of servers are other processes'.
+fn ends_at_once(machine: &MachineSpec) -> bool {
+    let MachineSpec { network, shares, nfs, .. } = machine;
+    network.nics.iter().all(|nic| !nic.dhcp) && shares.is_empty() && nfs.is_empty()
 }

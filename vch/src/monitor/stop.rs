@@ -45,7 +45,12 @@ impl Relay<'_> {
         let over = self.deadline.map(|deadline| Instant::now().saturating_duration_since(deadline));
         let late = over.is_some_and(|over| (self.idle && !over.is_zero()) || over > NOISE);
         match self.talk.phase() {
-            Phase::Stopping(status) if (gone && drained) || late => Ok(Some(End::Exited(*status))),
+            // To power off takes the guest longer than to be killed takes QEMU, and is no more.
+            Phase::Stopping(status)
+                if (gone && drained) || late || (self.brief && self.talk.has_stopped()) =>
+            {
+                Ok(Some(End::Exited(*status)))
+            }
             Phase::Failed(failure) if drained && (gone || self.talk.finished()) => {
                 Ok(Some(self.failed(failure)))
             }

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
@@ -150,8 +150,8 @@ fn plan(boot_timeout: Duration) -> Plan {
     Plan { machine, layers: [layer].into(), shared, stdin: true, debug: false, boot_timeout, restore: None }
 }
 
-fn container(store: &std::path::Path) -> Container {
-    let record = Record { stdin: true, ..Record::new(crate::random::id().unwrap(), "web".into()) };
+fn container(store: &std::path::Path, volumes: Vec<String>) -> Container {
+    let record = Record { stdin: true, volumes, ..Record::new(crate::random::id().unwrap(), "web".into()) };
     Containers::of(store).create(record).unwrap()
 }
 
@@ -162,7 +162,7 @@ fn between(
     boot_timeout: Duration,
 ) -> Result<Outcome> {
     let dir = tempfile::tempdir().unwrap();
-    within(container(dir.path()), guest, user, plan(boot_timeout))
+    within(container(dir.path(), vec![]), guest, user, plan(boot_timeout))
 }
 
 /// The same of this container, by that plan.
@@ -405,7 +405,7 @@ fn a_guest_that_does_not_come_up() {
     let nic = r#"{"mac":"02:00:00:00:00:01","name":"eth0","dhcp":true}"#;
     let mut plan = plan(Duration::from_millis(300));
     plan.machine.network.nics = vec![serde_json::from_str(nic).unwrap()];
-    let told = error(within(container(dir.path()), asks, drop, plan));
+    let told = error(within(container(dir.path(), vec![]), asks, drop, plan));
     assert!(told.contains("which needs the answer of a DHCP server on eth0"), "{told}");
     let off = |mut guest: Guest| {
         guest
@@ -469,7 +469,7 @@ fn signals_stop_a_start_and_are_passed_on_once() {
 #[test]
 fn who_is_to_be_killed_in_time_is_though_nobody_waits_for_it() {
     let dir = tempfile::tempdir().unwrap();
-    let container = container(dir.path());
+    let container = container(dir.path(), vec![]);
     let guest = |guest: Guest| {
         let mut guest = guest.started();
         for signal in [libc::SIGTERM, libc::SIGKILL] {
@@ -527,4 +527,54 @@ fn a_failure_comes_with_its_stage() {
     };
     let told = between(mount, drop, MINUTE).unwrap().sentence().unwrap();
     assert!(told.ends_with(": mounting \"/host/f\" on /etc: Is a directory"), "{told}");
+}
+
+/// With volumes it could take ten minutes to power off.
+#[test]
+fn a_guest_that_has_stopped_is_not_waited_for() {
+    let guest = |guest: Guest| {
+        let mut guest = guest.started();
+        guest.exited(ExitStatus::Code(5));
+        assert_eq!(guest.message(), ToGuest::Acknowledged);
+        guest.send(&ToHost::Stopped { timeline: vec![] });
+        let end = Instant::now() + 3 * MINUTE;
+        while guest.pump() {
+            assert!(Instant::now() < end, "the host still listens");
+        }
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let container = container(dir.path(), vec!["data".into()]);
+    let outcome = within(container, guest, |_| {}, plan(MINUTE)).unwrap();
+    assert_eq!(outcome.end, End::Exited(ExitStatus::Code(5)));
+}
+
+/// A lease that is given back is on its way to others.
+#[test]
+fn one_with_leases_is() {
+    let mut plan = plan(MINUTE);
+    plan.machine.network.nics = vec![protocol::network::Nic {
+        mac: protocol::network::Mac([2; 6]),
+        name: "eth0".into(),
+        addresses: vec![],
+        routes: vec![],
+        dhcp: true,
+        slaac: false,
+        mtu: None,
+        offload: false,
+    }];
+    let guest = |guest: Guest| {
+        let mut guest = guest.started();
+        guest.exited(ExitStatus::Code(5));
+        assert_eq!(guest.message(), ToGuest::Acknowledged);
+        guest.send(&ToHost::Stopped { timeline: vec![] });
+        // What it is answered comes before the host could have hung up.
+        assert_eq!(guest.message(), ToGuest::Acknowledged);
+        for _ in 0..20 {
+            assert!(guest.pump(), "the host has hung up");
+        }
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let container = container(dir.path(), vec!["data".into()]);
+    let outcome = within(container, guest, |_| {}, plan).unwrap();
+    assert_eq!(outcome.end, End::Exited(ExitStatus::Code(5)));
 }

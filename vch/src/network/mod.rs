@@ -140,6 +140,7 @@ fn interface(attachment: &Attachment, id: &str, number: usize) -> Nic {
         dhcp: attachment.dhcp || (outside && attachment.is_plain()),
         slaac: attachment.slaac || (outside && ip6.is_none()),
         mtu: *mtu,
+        offload: outside,
     };
     let (mut gw, mut gw6) = (*gw, *gw6);
     if *kind == Kind::User {

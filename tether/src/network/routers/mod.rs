@@ -192,6 +192,7 @@ mod tests {
             dhcp: false,
             slaac: true,
             mtu: None,
+            offload: false,
         };
         vec![Heard { nic, index: 2, address: None, servers: vec![], domains: vec![] }]
     }
