@@ -2,7 +2,7 @@
 //! volumes then, which are clean.
 
 use crate::background::Background;
-use crate::harness::{Test, eventually, options, probe, qemus, run, temporary};
+use crate::harness::{Test, eventually, options, probe, qemus, run, temporary, vch};
 use crate::tests;
 use crate::volumes::is_clean;
 use anyhow::{Context, Result, ensure};
@@ -13,6 +13,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use vch::volumes::{Volume, Volumes, parse};
 
 pub fn tests() -> Vec<Test> {
@@ -87,6 +88,15 @@ fn frozen() -> Result<()> {
     let script = "trap '' TERM; mount -o remount,rw /sys/fs/cgroup; echo text > /data/file; echo ready; \
         echo 1 > /sys/fs/cgroup/cgroup.freeze; echo thawed";
     let vm = ready("end-frozen", &["--privileged", "-v", "end-data:/data"], script)?;
+    // One that begins just before is frozen, too, and never ends.
+    let exec = || {
+        let mut exec = Command::new("timeout");
+        exec.arg("20").arg(vch()).args(["exec", "--store"]).arg(vm.store.path());
+        exec.args(["end-frozen", "true"]).output()
+    };
+    eventually("it is frozen", || exec().is_ok_and(|output| output.status.code() == Some(125)))?;
+    let error = String::from_utf8(exec()?.stderr)?;
+    ensure!(error.contains("the container is frozen"), "{error}");
     vm.said(&["stop", "-t", "1", "end-frozen"])?;
     ensure!(vm.said(&["wait", "end-frozen"])? == "137\n");
     ensure!(vm.said(&["logs", "end-frozen"])? == "ready\n", "it was not frozen");

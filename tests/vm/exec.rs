@@ -62,8 +62,8 @@ fn surroundings(host: &mut Host) -> Result<()> {
     host.run("tr '\\0' ' ' < /proc/2/cmdline | head -c 6")?.gives("sh -c ")?;
     host.run("for n in pid mnt ipc uts cgroup net; do [ $(readlink /proc/2/ns/$n) = $(readlink /proc/$$/ns/$n) ] || echo $n; done")?
         .gives("")?;
-    // (Not in a pipeline, of which the shell would still hold the ends.)
-    host.run("ls /proc/$$/fd > /tmp/fds; tr '\\n' ' ' < /tmp/fds; grep -c . /proc/$$/limits")?.gives("0 1 2 17\n")?;
+    // (Neither in a pipeline nor redirected: the shell has descriptors of its own for both.)
+    host.run("ls /proc/$$/fd; grep -c . /proc/$$/limits")?.gives("0\n1\n2\n17\n")?;
     host.run("echo theirs >> /tmp/file; cat /proc/$$/oom_score_adj; ls -l /proc/$$/exe | sed 's/.*> //'")?
         .gives("0\n/bin/busybox\n")?;
     host.run("cat /tmp/file")?.gives("ours\ntheirs\n")?;

@@ -69,6 +69,12 @@ impl Cgroup {
         fs::write(&path, "0").at(Stage::Config, || format!("entering the cgroup by {path}"))
     }
 
+    /// Whether all that is in it stands still: whoever enters it would, too.
+    pub fn is_frozen(&self) -> bool {
+        let events = fs::read_to_string(format!("{}/cgroup.events", self.path));
+        events.is_ok_and(|events| events.lines().any(|line| line == "frozen 1"))
+    }
+
     /// Kills everything in it (Documentation/admin-guide/cgroup-v2.rst, `cgroup.kill`). It goes with the machine.
     pub fn kill(&self) -> Result<(), Failure> {
         let path = format!("{}/cgroup.kill", self.path);

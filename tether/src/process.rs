@@ -80,6 +80,10 @@ pub fn start(
 /// children are, since the namespace was made.
 pub fn exec(exec: &Exec, container: &Container<'_>) -> Result<Process, Failure> {
     check::process(&exec.process)?;
+    if container.cgroup.is_frozen() {
+        let why = "the container is frozen: nothing begins in it until it is thawed";
+        return Err(Failure::new(Stage::Run, why));
+    }
     let pid = rustix::process::Pid::from_raw(container.pid.as_raw())
         .ok_or_else(|| Failure::new(Stage::Run, "the container has ended"))?;
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())

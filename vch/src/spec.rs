@@ -13,6 +13,7 @@ use protocol::{Disks, MachineSpec};
 use crate::defaults;
 use crate::network;
 use crate::options::RunOptions;
+use crate::options::network::is_word;
 use crate::seccomp;
 
 /// Version of the runtime-spec that the config is written by.
@@ -51,7 +52,7 @@ pub fn compose(
         process,
         root: Root { path: "rootfs".to_owned(), readonly: options.read_only },
         hostname: Some(hostname),
-        domainname: options.network.domainname.clone(),
+        domainname: said(&options.network.domainname).map(host_name).transpose()?,
         annotations: words::labels(image, &options.process.label_file, &options.process.label)?,
         mounts: defaults::mounts(),
         linux: defaults::linux(),
@@ -96,20 +97,23 @@ fn cwd(image: &Config, options: &RunOptions) -> Result<String> {
 }
 
 fn hostname(options: &RunOptions, id: &str) -> Result<String> {
-    if let Some(domain) = &options.network.domainname {
-        host_name(domain)?;
-    }
-    match &options.hostname {
+    match said(&options.hostname) {
         Some(name) => host_name(name),
         None => Ok(id.chars().take(SHORT_ID).collect()),
     }
 }
 
+/// To docker an empty name is none.
+fn said(name: &Option<String>) -> Option<&str> {
+    name.as_deref().filter(|name| !name.is_empty())
+}
+
+/// Docker takes any name; the kernel's has so many bytes, and in a line of /etc/hosts it is one word.
 fn host_name(name: &str) -> Result<String> {
-    let label =
-        |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    if name.len() > HOSTNAME || !name.split('.').all(label) {
-        bail!("{name:?} is not a hostname: at most {HOSTNAME} letters, digits, - and .");
+    if name.len() > HOSTNAME || !is_word(name) || name.contains('#') {
+        bail!(
+            "{name:?} is not a hostname: at most {HOSTNAME} characters of ASCII, no space and no # among them"
+        );
     }
     Ok(name.to_owned())
 }

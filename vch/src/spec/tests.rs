@@ -99,9 +99,18 @@ fn users_folders_and_hostnames() {
     options.workdir = Some("tmp".into());
     assert!(composed(&image, &options).unwrap_err().to_string().contains("absolute"));
     options.workdir = None;
-    for bad in ["", "a b", "a..b", &"x".repeat(65), "é"] {
+    for bad in ["a b", "a\n", "a#b", &"x".repeat(65), "é"] {
         options.hostname = Some(bad.into());
         assert!(composed(&image, &options).is_err(), "{bad:?}");
+        (options.hostname, options.network.domainname) = (None, Some(bad.into()));
+        assert!(composed(&image, &options).is_err(), "{bad:?}");
+        options.network.domainname = None;
+    }
+    for (good, hostname) in [("a_b", "a_b"), ("a..b", "a..b"), ("", "0123456789ab")] {
+        (options.hostname, options.network.domainname) = (Some(good.into()), Some(good.into()));
+        let config = composed(&image, &options).unwrap().config;
+        assert_eq!(config.hostname.as_deref(), Some(hostname));
+        assert_eq!(config.domainname.as_deref(), Some(good).filter(|name| !name.is_empty()));
     }
 }
 
