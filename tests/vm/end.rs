@@ -17,7 +17,7 @@ use std::process::Command;
 use vch::volumes::{Volume, Volumes, parse};
 
 pub fn tests() -> Vec<Test> {
-    tests![power_button, frozen, removed_while_it_writes, fork_bomb, full_disks, orphans]
+    tests![stop_signal, power_button, frozen, removed_while_it_writes, fork_bomb, full_disks, orphans]
 }
 
 /// `vch run -d` of a script, once it has said that it is ready.
@@ -44,6 +44,14 @@ fn on(volume: &Volume, path: &str) -> Result<String> {
     let mut text = String::new();
     disk.contents(&disk.find(format!("/data/{path}").as_bytes(), false)?)?.read_to_string(&mut text)?;
     Ok(text)
+}
+
+fn stop_signal() -> Result<()> {
+    let script = "trap 'exit 3' USR1; echo ready; while :; do sleep 1; done";
+    let vm = ready("end-signal", &["--stop-signal", "USR1"], script)?;
+    vm.said(&["stop", "-t", "120", "end-signal"])?;
+    ensure!(vm.said(&["wait", "end-signal"])? == "3\n");
+    Ok(())
 }
 
 /// An order to QEMU, as an administrator would give it.

@@ -12,6 +12,7 @@ pub fn tests() -> Vec<Test> {
     tests![
         process_and_namespaces,
         resources,
+        other_values,
         mounts,
         devices,
         seccomp_actions,
@@ -48,6 +49,7 @@ fn process_and_namespaces() -> Result<()> {
         echo "machine=$(uname -m)"
         read -r up rest < /proc/uptime; up=${up%.*}
         [ $up -ge 5000000 ] && echo "boottime=shifted"
+        echo "offsets=$(echo $(cat /proc/self/timens_offsets))"
         grep -q ' / .* shared:' /proc/self/mountinfo && echo "root=shared"
         echo "groups=$(id -G)"
         echo "apparmor=$(cat /proc/self/attr/current 2>/dev/null)"
@@ -65,7 +67,10 @@ fn process_and_namespaces() -> Result<()> {
         linux.personality = Some(from_json(json!({ "domain": "LINUX32" })));
         linux.rootfs_propagation = Some("shared".into());
         linux.namespaces.push(Namespace { kind: NamespaceKind::Time });
-        linux.time_offsets = from_json(json!({ "boottime": { "secs": 5_000_000, "nanosecs": 7 } }));
+        linux.time_offsets = from_json(json!({
+            "boottime": { "secs": 5_000_000, "nanosecs": 7 },
+            "monotonic": { "secs": 77 }
+        }));
     };
     let wanted = [
         ("nice", "5"),
@@ -73,6 +78,7 @@ fn process_and_namespaces() -> Result<()> {
         ("io", "best-effort: prio 6"),
         ("machine", "i686"),
         ("boottime", "shifted"),
+        ("offsets", "monotonic 77 0 boottime 5000000 7"),
         ("root", "shared"),
         ("groups", "0 5 77 65534"),
     ];
@@ -126,6 +132,25 @@ fn resources() -> Result<()> {
         vec![("place", "0::/made/for-it"), ("io", "rbps=1048576 wbps=2097152 riops=200 wiops=100")];
     wanted.extend(files);
     says(&script, change, &wanted)
+}
+
+/// What excludes what [`resources`] and [`process_and_namespaces`] ask for.
+fn other_values() -> Result<()> {
+    let script = r#"
+        read -r stat < /proc/$$/stat
+        set -- ${stat##*)}
+        echo "policy=${39}"; echo "priority=${38}"
+        echo "io=$(ionice -p $$)"
+        echo "idle=$(cat /sys/fs/cgroup/cpu.idle)"
+    "#;
+    let change = |machine: &mut MachineSpec| {
+        let config = &mut machine.config;
+        config.process.scheduler = Some(from_json(json!({ "policy": "SCHED_FIFO", "priority": 7 })));
+        config.process.io_priority = Some(from_json(json!({ "class": "IOPRIO_CLASS_IDLE", "priority": 0 })));
+        config.linux.resources = from_json(json!({ "cpu": { "idle": 1 } }));
+    };
+    let wanted = [("policy", "1"), ("priority", "7"), ("io", "idle"), ("idle", "1")];
+    says(script, change, &wanted)
 }
 
 fn mounts() -> Result<()> {

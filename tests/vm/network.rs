@@ -261,11 +261,12 @@ fn two_machines_on_a_wire() -> Result<()> {
     let wired_1 = ["--network", "socket=w,ip=10.7.0.1/24,ip6=fd00::1/64"];
     let mut one = start(
         "wired-1",
-        &[&wired_1[..], &["--hostname", "one", "--firewall", "published", "--expose", "80"]].concat(),
-        "mkdir /www; echo hello from $(hostname) > /www/index.html; httpd -h /www; httpd -h /www -p 81; ip route
+        &[&wired_1[..], &["--hostname", "one", "--firewall", "published", "--expose", "80", "--dns", "10.7.0.9"]].concat(),
+        "mkdir /www; echo hello from $(hostname) > /www/index.html; httpd -h /www; httpd -h /www -p 81; ip route; grep nameserver /etc/resolv.conf
          wget -q -O - http://10.7.0.1:81/; echo serving; read line; wget -q -O - http://10.7.0.2/; read line",
     )?;
     one.expect("10.7.0.0/24 dev eth0 scope link  src 10.7.0.1")?;
+    one.expect("nameserver 10.7.0.9")?;
     one.expect("hello from one")?;
     one.expect("serving")?;
     let wired = "socket=w,ip=10.7.0.2/24,ip6=fd00::2/64,mtu=1400,mac=02:00:00:00:00:22";

@@ -102,6 +102,7 @@ fn options() -> Result<()> {
         echo "sysctl=$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start)"
         echo "order=$(grep -c -e ' /scratch/below ' -e ' /scratch ' /proc/mounts) $([ -d /scratch/below ] && echo seen)"
         echo "tmpfs=$(grep ' /scratch ' /proc/mounts | cut -d' ' -f4 | cut -d, -f1-4)"
+        echo "sized=$(stat -c %a /sized) $(df -k /sized | tail -1 | awk '{print $2}')"
         echo "shm=$(grep ' /dev/shm ' /proc/mounts | grep -o 'size=[0-9]*k')"
         echo "groups=$(id -G)"
         echo "domain=$(cat /proc/sys/kernel/domainname)"
@@ -133,6 +134,8 @@ fn options() -> Result<()> {
     options.limits.ulimit = texts(&["nofile=99:100"]);
     options.limits.sysctl = texts(&["net.ipv4.ip_unprivileged_port_start=81"]);
     options.limits.tmpfs = texts(&["/scratch/below", "/scratch:exec,size=1m"]);
+    options.volumes.mount =
+        vec![vch::volumes::parse::mount("type=tmpfs,target=/sized,tmpfs-size=2m,tmpfs-mode=0710")?];
     options.limits.shm_size = Some(8 << 20);
     options.limits.oom_score_adj = Some(-7);
     options.limits.pids_limit = Some(123);
@@ -150,6 +153,7 @@ fn options() -> Result<()> {
         ("sysctl", "81"),
         ("order", "2 seen"),
         ("tmpfs", "rw,nosuid,nodev,relatime"),
+        ("sized", "710 2048"),
         ("shm", "size=8192k"),
         ("domain", "the-domain"),
         ("oom", "-7"),

@@ -122,15 +122,15 @@ fn filled_once_kept_and_grown() -> Result<()> {
     is_clean(&volume)?;
 
     volume.grow(160 * MIB)?;
-    let script = "cat mine; ls -A; busybox stat -f -c %b .";
-    let mut again = with(options(script)?, &store, &["data:/srv/data"])?;
+    let script = "cat mine; ls -A; ls -A /srv/same | busybox wc -l; busybox stat -f -c %b .";
+    let mut again = with(options(script)?, &store, &["data:/srv/data", "empty:/srv/same:nocopy"])?;
     again.workdir = Some("/srv/data".into());
     let ran = run(&again)?;
     let out = ran.out();
     let lines: Vec<_> = out.lines().collect();
-    let [mine, names @ .., more_blocks] = &lines[..] else { anyhow::bail!("{ran:?}") };
+    let [mine, names @ .., uncopied, more_blocks] = &lines[..] else { anyhow::bail!("{ran:?}") };
     let expected = ["a-link", "capable", "dangling", "deep", "device", "marked", "mine"];
-    ensure!(*mine == "mine" && *names == expected, "{ran:?}");
+    ensure!(*mine == "mine" && *names == expected && *uncopied == "0", "{ran:?}");
     let (before, after): (u64, u64) = (blocks.trim().parse()?, more_blocks.parse()?);
     ensure!(after > 2 * before, "{before} blocks, then {after}");
     is_clean(&volume)
