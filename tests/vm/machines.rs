@@ -4,8 +4,8 @@
 use crate::background::Background;
 use crate::end::order;
 use crate::harness::{
-    Running, Test, bootstrap, busybox, container, debian_kernel, error_of, eventually, input, options,
-    own_kernel, run, run_with, start_shell_in, temporary,
+    Running, Test, booted, bootstrap, busybox, container, debian_kernel, error_of, eventually, input,
+    options, own_kernel, run, run_with, start_shell_in, temporary,
 };
 use crate::tests;
 use anyhow::{Context, Result, ensure};
@@ -178,7 +178,7 @@ impl Cell {
 /// What cannot be is not tried.
 fn refused() -> Result<()> {
     let refused = |options: &RunOptions, parts: &[&str]| -> Result<()> {
-        let error = error_of(run(options))?;
+        let error = error_of(run(&booted(options.clone())))?;
         let lacks = parts.iter().find(|part| !error.contains(**part));
         ensure!(lacks.is_none() && !error.contains('\n'), "{error:?} does not say {lacks:?}");
         Ok(())
@@ -272,7 +272,7 @@ fn bad_specs() -> Result<()> {
         };
         let words = format!("console=ttyS0 quiet panic=-1 cryptomgr.notests=1 {}", from.parameter());
         options.qemu_arg.extend(["-append".into(), words]);
-        let error = error_of(run(&options))?;
+        let error = error_of(run(&booted(options)))?;
         let lacks = parts.iter().find(|part| !error.contains(**part));
         ensure!(lacks.is_none() && !error.contains('\n'), "{error:?} does not say {lacks:?}");
         Ok(())
