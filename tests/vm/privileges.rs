@@ -47,6 +47,8 @@ const FACTS: &str = r#"
     echo "kcore=$(head -c 1 /proc/kcore 2>/dev/null | wc -c)"
     echo "cgroup=$(why mkdir /sys/fs/cgroup/mine)"
     echo "controllers=$(cat /sys/fs/cgroup/cgroup.controllers | tr ' ' '\n' | grep -c cpu)"
+    echo "limits=$(cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/pids.max | grep -c '^[1-9]')"
+    echo "nice=$(awk '{ print $19 }' /proc/$$/stat)"
     echo "ports=$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start)"
     echo "ping=$(cat /proc/sys/net/ipv4/ping_group_range | tr '\t' ' ')"
 "#;
@@ -64,6 +66,9 @@ fn defaults() -> Result<()> {
         ("sys", "read-only"),
         ("kcore", "0"),
         ("cgroup", "read-only"),
+        // Something is kept back for tether, which goes before all others, but its children do not.
+        ("limits", "2"),
+        ("nice", "0"),
         ("ports", "0"),
         ("ping", "0 2147483647"),
     ];

@@ -45,7 +45,7 @@ impl Relay<'_> {
         let over = self.deadline.map(|deadline| Instant::now().saturating_duration_since(deadline));
         let late = over.is_some_and(|over| (self.idle && !over.is_zero()) || over > NOISE);
         match self.talk.phase() {
-            // To power off takes the guest longer than to be killed takes QEMU, and is no more.
+            // Nothing is left to the guest but to power off, which takes it longer than it takes to kill QEMU.
             Phase::Stopping(status)
                 if (gone && drained) || late || (self.brief && self.talk.has_stopped()) =>
             {
