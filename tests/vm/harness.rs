@@ -482,6 +482,7 @@ pub fn machine(
         debug: false,
         boot_timeout: Duration::from_secs(180),
         restore: None,
+        qemu: Some(vm.id()),
     };
     let container = container(&store(), options)?;
     let outcome = vch::run_in(plan, wires, container, &stdio, options);

@@ -7,8 +7,10 @@ mod wire;
 
 use crate::harness::{self, Test, busybox, command_with_store, run, run_changed, shell, temporary, vch};
 use crate::tests;
+use crate::volumes::qemu;
 use anyhow::{Context, Result, bail, ensure};
 use image_builder::testimage::{self, Tar};
+use nix::sys::signal::{Signal, kill};
 use oci_spec::image::ConfigBuilder;
 use protocol::network::Mac;
 use protocol::oci::{Namespace, NamespaceKind};
@@ -198,6 +200,7 @@ fn published_ports() -> Result<()> {
         let answer = get(port)?;
         ensure!(answer.contains("200 OK") && answer.ends_with("it works\n"), "{answer}");
     }
+    crowd(http).context("clients of port 80 at once")?;
     ensure!(machine.cli(&["port", "published", "80"])? == format!("127.0.0.1:{http}\n"), "{listed}");
     let table = machine.cli(&["ps"])?;
     let shown = format!("127.0.0.1:{http}->80/tcp, 127.0.0.1:{dns}->53/udp, 0.0.0.0:{other}->82/tcp");
@@ -212,9 +215,30 @@ fn published_ports() -> Result<()> {
     Ok(())
 }
 
+/// More clients than QEMU would let wait get through to it, though it takes none as yet: all of them are served then.
+fn crowd(port: u16) -> Result<()> {
+    let qemu = qemu("published")?;
+    kill(qemu, Signal::SIGSTOP)?;
+    let clients: Result<Vec<_>> = (0..8)
+        .map(|_| {
+            let address = (Ipv4Addr::LOCALHOST, port).into();
+            Ok(TcpStream::connect_timeout(&address, PATIENCE)?)
+        })
+        .collect();
+    kill(qemu, Signal::SIGCONT)?;
+    for client in clients? {
+        let answer = ask(client)?;
+        ensure!(answer.ends_with("it works\n"), "{answer}");
+    }
+    Ok(())
+}
+
 /// What a web server says.
 fn get(port: u16) -> Result<String> {
-    let mut line = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    ask(TcpStream::connect((Ipv4Addr::LOCALHOST, port))?)
+}
+
+fn ask(mut line: TcpStream) -> Result<String> {
     line.set_read_timeout(Some(PATIENCE))?;
     line.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();

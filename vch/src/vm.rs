@@ -172,6 +172,12 @@ impl Vm {
         Ok((vm, errors))
     }
 
+    /// QEMU's process ID.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for QEMU, whose lines have ended, and says how it ended if that was not of its own will.
     ///
     /// # Errors

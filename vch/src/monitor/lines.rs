@@ -13,6 +13,7 @@ use super::relay::{AGAIN, CHUNK, ERRORS, LAST_WORDS, Relay, Source};
 use crate::containers::State;
 use crate::conversation::Phase;
 use crate::exit::{End, Outcome};
+use crate::network::backlog;
 use crate::qmp::Event;
 use crate::transport::Arrival;
 
@@ -71,7 +72,10 @@ impl Relay<'_> {
     /// A new phase has begun: it is written down before the guest can know that we have heard of it.
     fn entered(&mut self) {
         match self.talk.phase() {
-            Phase::Starting => self.clock.step("the guest is ready"),
+            Phase::Starting => {
+                self.clock.step("the guest is ready");
+                self.open_ports();
+            }
             Phase::Running => {
                 self.clock.step("the container has started");
                 self.deadline = None;
@@ -89,6 +93,17 @@ impl Relay<'_> {
                 self.write_down_exit(end);
             }
             Phase::Booting | Phase::Stopping(_) => {}
+        }
+    }
+
+    /// QEMU listens on the published ports by now: nobody is turned away for coming at the same time as others.
+    fn open_ports(&mut self) {
+        let ports = &self.container.record.ports;
+        if let Some(Err(error)) = self.qemu.map(|qemu| backlog::deepen(qemu, ports)) {
+            let error = error.context(
+                "of clients that connect to a published port at once, all but two wait or are reset",
+            );
+            self.clients.mention(&ToClient::Warning(format!("{error:#}")));
         }
     }
 

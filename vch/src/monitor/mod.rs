@@ -305,6 +305,7 @@ fn in_a_vm(
             Accel::Tcg => Duration::from_secs(180),
         }),
         restore: thaw.as_ref().map(Thaw::restore).transpose()?,
+        qemu: Some(vm.id()),
     };
     let mut relay = Relay::new(plan, wires, &kept.container, clients, &mut kept.log, clock)?;
     relay.bound = life == Life::Bound;

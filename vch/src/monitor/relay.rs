@@ -64,6 +64,8 @@ pub struct Plan {
     pub boot_timeout: Duration,
     /// What QEMU is to be told before the VM goes on, if it is a copy of a template.
     pub restore: Option<Restore>,
+    /// QEMU, if it is a child of this process.
+    pub qemu: Option<u32>,
 }
 
 /// Something to wait for.
@@ -110,6 +112,8 @@ pub struct Relay<'a> {
     /// When something is tried again that the host had no room for.
     pub(super) again: Option<Instant>,
     pub(super) boot_timeout: Duration,
+    /// QEMU, if it is a child of this process.
+    pub(super) qemu: Option<u32>,
     pub(super) debug: bool,
     pub(super) size: Option<ConsoleSize>,
     /// Whether the VM is to end with the client that it was started for, until it has started.
@@ -148,7 +152,7 @@ impl<'a> Relay<'a> {
         relay.deadline = Some(Instant::now() + plan.boot_timeout);
         (relay.size, relay.layers, relay.shared) = (size, plan.layers, plan.shared);
         relay.brief = brief;
-        (relay.debug, relay.boot_timeout) = (plan.debug, plan.boot_timeout);
+        (relay.debug, relay.boot_timeout, relay.qemu) = (plan.debug, plan.boot_timeout, plan.qemu);
         Ok(relay)
     }
 
@@ -193,6 +197,7 @@ impl<'a> Relay<'a> {
             idle: false,
             again: None,
             boot_timeout: Duration::ZERO,
+            qemu: None,
             debug: false,
             size: None,
             bound: false,

@@ -147,7 +147,16 @@ fn plan(boot_timeout: Duration) -> Plan {
     let disks = Disks { layers: vec![layer.spec(true).unwrap()], scratch: Uuid::nil() };
     let machine = MachineSpec { init: true, ..MachineSpec::new(protocol::oci::Spec::default(), disks) };
     let shared = vec![("share0".into(), "/host/f".into())];
-    Plan { machine, layers: [layer].into(), shared, stdin: true, debug: false, boot_timeout, restore: None }
+    Plan {
+        machine,
+        layers: [layer].into(),
+        shared,
+        stdin: true,
+        debug: false,
+        boot_timeout,
+        restore: None,
+        qemu: None,
+    }
 }
 
 fn container(store: &std::path::Path, volumes: Vec<String>) -> Container {

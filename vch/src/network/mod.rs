@@ -6,6 +6,7 @@
 //! [`machine`] only computes; [`Host::open`] takes ports, interfaces and wires, and holds them. Both give an interface the
 //! same MAC address, for it comes from the container's ID.
 
+pub mod backlog;
 pub mod mode;
 pub mod publish;
 pub mod resolver;
