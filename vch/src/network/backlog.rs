@@ -5,10 +5,12 @@
 //! again, lets in as many as the host's net.core.somaxconn says.
 
 use std::fs;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{Backlog, SockaddrIn, getsockname, getsockopt, listen, sockopt};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::publish::{Port, Transport};
@@ -23,25 +25,32 @@ pub fn deepen(qemu: u32, ports: &[Port]) -> Result<()> {
     if left.is_empty() {
         return Ok(());
     }
-    let pid = i32::try_from(qemu).ok().and_then(Pid::from_raw).context("QEMU has no process ID")?;
-    let process = pidfd_open(pid, PidfdFlags::empty())?;
-    for entry in fs::read_dir(format!("/proc/{qemu}/fd"))? {
-        let entry = entry?;
-        // One that is closed meanwhile is none of them.
-        if !fs::read_link(entry.path())
-            .is_ok_and(|to| to.as_os_str().as_encoded_bytes().starts_with(b"socket:"))
-        {
-            continue;
-        }
-        let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let socket = pidfd_getfd(&process, number, PidfdGetfdFlags::empty())?;
+    for socket in sockets(qemu).context("cannot share QEMU's sockets")? {
+        let socket = socket.context("cannot share QEMU's sockets")?;
+        // Those of other families have no such address.
         let Ok(address) = getsockname::<SockaddrIn>(socket.as_raw_fd()) else { continue };
         let ours = |port: &&Port| (port.ip, port.host) == (address.ip(), address.port());
-        if getsockopt(&socket, sockopt::AcceptConn)? && left.iter().any(ours) {
+        if left.iter().any(ours) && getsockopt(&socket, sockopt::AcceptConn)? {
             listen(&socket, Backlog::MAXALLOWABLE)?;
             left.retain(|port| !ours(port));
         }
     }
     ensure!(left.is_empty(), "QEMU does not listen on {}", left[0]);
     Ok(())
+}
+
+/// The sockets of the process `id`, each shared with it as long as it is looked at.
+fn sockets(id: u32) -> Result<impl Iterator<Item = Result<OwnedFd>>> {
+    let pid = i32::try_from(id).ok().and_then(Pid::from_raw).context("no process has this ID")?;
+    let process = pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")?;
+    let is_socket = |to: PathBuf| to.as_os_str().as_encoded_bytes().starts_with(b"socket:");
+    let numbers = fs::read_dir(format!("/proc/{id}/fd"))?.flatten().filter_map(move |entry| {
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        fs::read_link(entry.path()).is_ok_and(is_socket).then_some(number)
+    });
+    Ok(numbers.filter_map(move |number| match pidfd_getfd(&process, number, PidfdGetfdFlags::empty()) {
+        // Closed meanwhile: it was none that listens.
+        Err(Errno::BADF) => None,
+        socket => Some(socket.context("pidfd_getfd")),
+    }))
 }
