@@ -178,7 +178,7 @@ fn host_session(checked: bool) -> Vec<u8> {
     let root_hash = protocol::RootHash::try_from("0a".repeat(32)).expect("64 digits");
     let verity = protocol::Verity { num_data_blocks: 3, hash_start_block: 4, root_hash };
     let layers = vec![protocol::Layer { uuid: protocol::Uuid::nil(), verity: Some(verity) }];
-    let disks = protocol::Disks { layers, scratch: protocol::Uuid::max() };
+    let disks = protocol::Disks { layers, scratch: protocol::Uuid::max(), ephemeral: true };
     let mut machine = protocol::MachineSpec::new(config, disks);
     machine.user = Some("me".to_owned());
     machine.network = network();

@@ -110,6 +110,9 @@ pub struct Disks {
     pub layers: Vec<Layer>,
     /// The writable disk on top of them.
     pub scratch: Uuid,
+    /// Whether that is thrown away with the machine: then nothing is written out to it at the end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ephemeral: bool,
 }
 
 /// A read-only disk.

@@ -168,7 +168,7 @@ pub enum ToHost {
     },
     /// The container could not be started, or tether itself failed.
     Failed(Failure),
-    /// Everything is unmounted, and written out: the host may end the machine. The last message, just before power-off.
+    /// What outlives the machine is written out and unmounted: the host may end it. The last message, just before power-off.
     Stopped {
         /// The steps since the last report.
         timeline: Vec<Step>,

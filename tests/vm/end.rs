@@ -2,7 +2,9 @@
 //! volumes then, which are clean.
 
 use crate::background::Background;
-use crate::harness::{Test, eventually, options, probe, qemus, run, temporary, vch};
+use crate::harness::{
+    Test, eventually, options, probe, qemus, relay, run, shell, start_shell, temporary, vch,
+};
 use crate::tests;
 use crate::volumes::is_clean;
 use anyhow::{Context, Result, ensure};
@@ -11,13 +13,23 @@ use image_builder::testimage::{self, Tar};
 use oci_spec::image::Config;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use vch::volumes::{Volume, Volumes, parse};
 
 pub fn tests() -> Vec<Test> {
-    tests![stop_signal, power_button, frozen, removed_while_it_writes, fork_bomb, full_disks, orphans]
+    tests![
+        stop_signal,
+        power_button,
+        frozen,
+        removed_while_it_writes,
+        fork_bomb,
+        full_disks,
+        thrown_away,
+        orphans
+    ]
 }
 
 /// `vch run -d` of a script, once it has said that it is ready.
@@ -142,13 +154,27 @@ fn full_disks() -> Result<()> {
     let dir = temporary()?;
     let script = "for f in /fill /data/fill; do echo text > ${f}er; dd if=/dev/zero of=$f bs=64k 2>&1 | grep -o 'No space.*'; \
         sync; cat ${f}er; rm $f; sync; dd if=/dev/zero of=$f bs=64k count=64 2>/dev/null && echo again; done";
-    let mut options = crate::harness::shell(script);
+    let mut options = shell(script);
     options.store = Some(dir.path().to_owned());
     options.scratch_size = 24 << 20;
     options.volumes.mount = vec![parse::mount("source=end-data,target=/data,volume-opt=size=16m")?];
     run(&options)?.gives(&"No space left on device\ntext\nagain\n".repeat(2))?;
     let volume = Volumes::of(dir.path()).find("end-data")?;
     ensure!(on(&volume, "filler")? == "text\n");
+    Ok(())
+}
+
+/// What is in memory only is not written to a disk that nobody will read: the end does not wait for that.
+fn thrown_away() -> Result<()> {
+    const WRITTEN: u64 = 8 << 20;
+    let mut options = shell(&format!("head -c {WRITTEN} /dev/urandom > /file && stat -c %s /file"));
+    // Nor does the kernel write it because of its age.
+    options.limits.sysctl = vec!["vm.dirty_writeback_centisecs=0".into()];
+    let running = start_shell(&options)?;
+    let scratch = running.scratch.try_clone()?;
+    relay(running, &options)?.gives(&format!("{WRITTEN}\n"))?;
+    let taken = scratch.metadata()?.blocks() * 512;
+    ensure!(taken < WRITTEN, "{taken} bytes of the scratch disk are taken");
     Ok(())
 }
 

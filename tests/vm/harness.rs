@@ -391,6 +391,7 @@ pub struct Running {
     pub wires: vch::vm::Wires,
     pub machine: MachineSpec,
     pub layers: Vec<vch::layers::OpenLayer>,
+    pub scratch: File,
 }
 
 /// Starts a VM for the options' command on these disks.
@@ -416,7 +417,7 @@ fn start_in(
     };
     let layers: Vec<_> = layers.iter().map(open).collect::<Result<_>>()?;
     let in_spec = layers.iter().map(|layer| layer.spec(options.verity)).collect::<Result<_>>()?;
-    let disks = protocol::Disks { layers: in_spec, scratch: scratch_uuid };
+    let disks = protocol::Disks { layers: in_spec, scratch: scratch_uuid, ephemeral: true };
     let config = oci_spec::image::Config::default();
     const ID: &str = "0123456789abcdef";
     let machine = vch::spec::compose(&config, options, ID, disks, None, |_| Ok(None))?;
@@ -437,7 +438,7 @@ fn start_in(
         &network,
         None,
     )?;
-    Ok(Running { vm, wires, machine, layers })
+    Ok(Running { vm, wires, machine, layers, scratch })
 }
 
 /// The same, for a command in busybox.
@@ -465,6 +466,14 @@ pub fn machine(
     layers: &[(&Path, protocol::Uuid)],
     change: impl FnOnce(&mut MachineSpec),
 ) -> Result<Ran> {
+    let mut running = start(options, layers)?;
+    change(&mut running.machine);
+    relay(running, options)
+}
+
+/// Runs a VM that has not been told what to run to its end.
+pub fn relay(running: Running, options: &RunOptions) -> Result<Ran> {
+    let Running { vm, wires, machine, layers, .. } = running;
     let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
     let stdio = Stdio {
         stdin: File::open("/dev/null")?.into(),
@@ -472,8 +481,6 @@ pub fn machine(
         stderr: stderr.try_clone()?.into(),
         signals: None,
     };
-    let Running { vm, wires, mut machine, layers } = start(options, layers)?;
-    change(&mut machine);
     let plan = vch::monitor::relay::Plan {
         machine,
         layers: layers.into(),

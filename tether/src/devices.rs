@@ -212,7 +212,7 @@ mod tests {
         for source in ["/etc/passwd", "/dev/../etc", "/devices", "dev/null", "/dev/no-such-device"] {
             let device =
                 GuestDevice { source: source.into(), destination: "/dev/x".into(), access: "rwm".into() };
-            let disks = protocol::Disks { layers: vec![], scratch: protocol::Uuid::nil() };
+            let disks = protocol::Disks { layers: vec![], scratch: protocol::Uuid::nil(), ephemeral: false };
             let mut machine = MachineSpec::new(Spec::default(), disks);
             machine.devices.push(device);
             assert!(add_the_machines(&mut machine).is_err(), "{source}");

@@ -131,7 +131,8 @@ mod tests {
     #[test]
     fn a_missing_disk_is_named() {
         let layer = protocol::Layer { uuid: Uuid::from_bytes([1; 16]), verity: None };
-        let wanted = protocol::Disks { layers: vec![layer], scratch: Uuid::from_bytes([2; 16]) };
+        let wanted =
+            protocol::Disks { layers: vec![layer], scratch: Uuid::from_bytes([2; 16]), ephemeral: false };
         let disk = Disk { device: "/dev/vda".into(), filesystem: "ext4" };
         let volume = Volume {
             name: "data".into(),

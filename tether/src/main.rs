@@ -60,6 +60,7 @@ mod volumes;
 use channel::Channel;
 use failure::Failure;
 use network::Network;
+use protocol::oci::Capabilities;
 use protocol::{MachineSpec, ToHost};
 use relay::Relay;
 use spec_source::Order;
@@ -79,6 +80,7 @@ fn main() {
                 // First to where it surely arrives: the container may have stopped the console.
                 channel.say_last(&ToHost::Failed(failure.0.clone()));
                 power::say(&failure.to_string());
+                power::sync();
             }
         }
         Err(failure) => power::say(&failure.to_string()),
@@ -150,13 +152,24 @@ fn serve(channel: &mut Channel, timeline: &mut Timeline) -> Result<(), Failure> 
         verity.tell(channel)?; // it may be why
     }
     outcome?;
-    // The host may end the machine when it hears this.
-    power::sync();
+    // The host may end the machine when it hears of that.
+    if keeps_anything(&machine) {
+        power::sync();
+    }
     channel.say_last(&ToHost::Stopped { timeline: timeline.take("unmounted") });
     Ok(())
 }
 
-/// From the disks to the disks: all that is mounted and started is gone when it returns.
+/// Whether anything that outlives the machine may have been written to: also by a container that may mount what nobody has told us of.
+fn keeps_anything(machine: &MachineSpec) -> bool {
+    let MachineSpec { config, disks, volumes, shares, nfs, .. } = machine;
+    let told = !disks.ephemeral || !volumes.is_empty() || !shares.is_empty() || !nfs.is_empty();
+    let may_mount =
+        |capabilities: &Capabilities| capabilities.bounding.iter().any(|name| name == "CAP_SYS_ADMIN");
+    told || config.process.capabilities.as_ref().is_none_or(may_mount)
+}
+
+/// From the disks to the disks: when it returns, all processes have ended, and what outlives the machine is written and unmounted.
 fn run(
     channel: &mut Channel,
     timeline: &mut Timeline,
@@ -184,6 +197,9 @@ fn run(
     // However it went: a disk is unmounted only when the last process that sees it is gone.
     let ended = process::end_all(&cgroup, &exports);
     let unmounted = exports.unmount().and(volumes.unmount());
-    let cleaned = ended.and_then(|()| root.disassemble());
+    let cleaned = ended.and_then(|()| match machine.disks.ephemeral {
+        true => Ok(()),
+        false => root.disassemble(),
+    });
     outcome.and(unmounted).and(cleaned)
 }

@@ -26,9 +26,8 @@ pub fn say(what: &str) {
 /// What the kernel has where it can power off. (Without ACPI it would only halt, and the machine stand still for ever.)
 const ACPI: &str = "/sys/firmware/acpi";
 
-/// Syncs and powers off; or restarts, where the machine cannot be powered off: the host takes that for the end, too.
+/// Powers off; or restarts, where the machine cannot be powered off: the host takes that for the end, too. What is not written is lost.
 pub fn off() -> ! {
-    sync();
     if std::path::Path::new(ACPI).exists() {
         let Err(errno) = reboot(RebootMode::RB_POWER_OFF);
         say(&format!("cannot power off: {}", errno.desc()));
@@ -65,6 +64,7 @@ pub fn off_on_panic() {
         if IN_CHILD.load(Ordering::Relaxed) {
             std::process::exit(127);
         }
+        sync();
         off();
     }));
 }

@@ -56,7 +56,7 @@ mod tests {
     fn what_is_stored_is_read_as_it_was() {
         let config = serde_json::from_str(r#"{"ociVersion":"1.0.2","root":{"path":"rootfs"}}"#);
         let Ok(config) = config else { return };
-        let disks = protocol::Disks { layers: vec![], scratch: protocol::Uuid::nil() };
+        let disks = protocol::Disks { layers: vec![], scratch: protocol::Uuid::nil(), ephemeral: false };
         let machine = MachineSpec::new(config, disks);
         let mut text = Vec::new();
         file(SpecFrom::FwCfg, machine.clone(), true).unwrap().unwrap().read_to_end(&mut text).unwrap();

@@ -189,12 +189,13 @@ fn start(
     let id = random::id().context("cannot make an ID")?;
     let uuid = Uuid::from_bytes(random::bytes()?);
     // With a journal, which the next VM's kernel replays: what a guest has left on it is nothing for a program of the host's.
-    let lifetime = if options.restart == Policy::No { mke2fs::For::Scratch } else { mke2fs::For::Volume };
+    let ephemeral = options.restart == Policy::No;
+    let lifetime = if ephemeral { mke2fs::For::Scratch } else { mke2fs::For::Volume };
     // Another program does it, which takes as long as all that comes next.
     let (dir, size) = (store.clone(), options.scratch_size);
     let scratch = std::thread::spawn(move || scratch::create(&dir, size, uuid, lifetime));
     let in_spec = layers.iter().map(|layer| layer.spec(options.verity)).collect::<Result<_>>()?;
-    let disks = Disks { layers: in_spec, scratch: uuid };
+    let disks = Disks { layers: in_spec, scratch: uuid, ephemeral };
     let mut machine = spec::compose(&config, options, &id, disks, attach.size, host_variable)?;
     let mut volumes =
         volumes::attach::attach(&store, &options.volumes.all(), &options.limits.tmpfs, &config)?;

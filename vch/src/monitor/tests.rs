@@ -144,7 +144,7 @@ fn plan(boot_timeout: Duration) -> Plan {
     file.set_len(2 * 4096).unwrap();
     image_builder::verity::append(&file, 2 * 4096, [0; 16]).unwrap();
     let layer = OpenLayer::whole(Uuid::nil(), file, "layer 1 of 1".into()).unwrap();
-    let disks = Disks { layers: vec![layer.spec(true).unwrap()], scratch: Uuid::nil() };
+    let disks = Disks { layers: vec![layer.spec(true).unwrap()], scratch: Uuid::nil(), ephemeral: false };
     let machine = MachineSpec { init: true, ..MachineSpec::new(protocol::oci::Spec::default(), disks) };
     let shared = vec![("share0".into(), "/host/f".into())];
     Plan {

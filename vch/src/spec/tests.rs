@@ -10,7 +10,7 @@ fn words(text: &str) -> Vec<String> {
 
 fn disks() -> Disks {
     let layer = protocol::Layer { uuid: Uuid::from_bytes([1; 16]), verity: None };
-    Disks { layers: vec![layer], scratch: Uuid::from_bytes([2; 16]) }
+    Disks { layers: vec![layer], scratch: Uuid::from_bytes([2; 16]), ephemeral: false }
 }
 
 fn composed(image: &Config, options: &RunOptions) -> Result<MachineSpec> {

@@ -166,7 +166,7 @@ fn of_an_nfs_server() {
 
     let mut machine = protocol::MachineSpec::new(
         protocol::oci::Spec::default(),
-        protocol::Disks { layers: vec![], scratch: Uuid::nil() },
+        protocol::Disks { layers: vec![], scratch: Uuid::nil(), ephemeral: false },
     );
     let wanted = ["share:/a", "disk:/b"].map(|text| parse::volume(text).unwrap());
     // Several containers may have it.
