@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use oci_spec::image::ConfigBuilder;
 use protocol::network::Mac;
 use protocol::oci::{Namespace, NamespaceKind};
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
@@ -157,13 +158,13 @@ fn the_default_network() -> Result<()> {
 /// An image with busybox and the probe, and an `/etc` that is not what it should be: a hosts file that leads out of the root,
 /// as it stands, and a resolv.conf that leads to a file that is not there, as in images of systems with systemd.
 fn odd_image(dir: &Path) -> Result<String> {
-    let busybox = std::fs::read("/bin/busybox")?;
+    let busybox = fs::read("/bin/busybox")?;
     let mut layer = Tar::new().dir("bin", 0o755).file("bin/busybox", 0o755, &busybox);
     for applet in ["sh", "cat", "httpd", "mkdir", "wc", "ls", "grep"] {
         layer = layer.symlink(&format!("bin/{applet}"), "busybox");
     }
     let layer = layer
-        .file("bin/probe", 0o755, &std::fs::read(harness::probe())?)
+        .file("bin/probe", 0o755, &fs::read(harness::probe())?)
         .dir("etc", 0o755)
         .symlink("etc/hosts", "/../../elsewhere/hosts")
         .symlink("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf")
@@ -218,6 +219,11 @@ fn published_ports() -> Result<()> {
 /// More clients than QEMU would let wait get through to it, though it takes none as yet: all of them are served then.
 fn crowd(port: u16) -> Result<()> {
     let qemu = qemu("published")?;
+    // Nor is it short of descriptors for them.
+    let limits = fs::read_to_string(format!("/proc/{qemu}/limits"))?;
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files")).context("no limit")?;
+    let mut files = files.split_whitespace();
+    ensure!(files.next() == files.next(), "{limits}");
     kill(qemu, Signal::SIGSTOP)?;
     let clients: Result<Vec<_>> = (0..8)
         .map(|_| {

@@ -89,21 +89,21 @@ impl Descriptors {
         }
     }
 
-    /// Lets QEMU have as many descriptors as it needs, where the limit can be raised: for each it gets, it opens two more.
+    /// Lets QEMU have as many descriptors as may be had: for each it gets, it opens two more, and one for each connection to a published
+    /// port. (Where none is left for one, it tries again and again, and the vCPUs wait.)
     ///
     /// # Errors
-    /// The limit is too low, and the hard limit, too.
+    /// The hard limit is too low for the machine.
     pub fn make_room(&self) -> Result<()> {
         let needed = 3 * self.all().len() as u64 + SPARE;
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
         if hard < needed {
             bail!(
-                "the image has so many layers that QEMU needs {needed} open files, but the hard limit (ulimit -Hn) is {hard}"
+                "QEMU needs {needed} open files for a machine with so many disks, but the hard limit (ulimit -Hn) is {hard}"
             );
         }
-        if soft < needed {
-            setrlimit(Resource::RLIMIT_NOFILE, needed, hard)
-                .context("cannot raise the limit of open files")?;
+        if soft < hard {
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")?;
         }
         Ok(())
     }
