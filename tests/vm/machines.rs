@@ -52,7 +52,7 @@ pub fn tests() -> Vec<Test> {
     }
     let mut all: Vec<_> = cells.into_iter().map(Cell::test).collect();
     all.extend(tests![refused, hot_plug, spec_from_elsewhere, nobody_attached, bad_specs]);
-    all.extend(tests![the_best].into_iter().map(|test| test.needs(there_is(Whose::Own))));
+    all.extend(tests![the_best, memory_areas_move].into_iter().map(|test| test.needs(there_is(Whose::Own))));
     all
 }
 
@@ -303,6 +303,17 @@ fn the_best() -> Result<()> {
     options.volumes.volume =
         (0..6).map(|number| parse::volume(&format!("/{number}"))).collect::<Result<_>>()?;
     run(&options)?.gives("1\n2\n0\n")
+}
+
+/// Where a kernel that is entered directly has its memory areas is by chance (Documentation/x86/x86_64/mm.rst: where vmalloc's is otherwise).
+fn memory_areas_move() -> Result<()> {
+    let script = "echo 1 > /proc/sys/kernel/kptr_restrict; head -n 1 /proc/vmallocinfo";
+    let own = Cell { machine: Machine::Microvm, kernel: Whose::Own, way: Way::Direct };
+    let mut options = own.options(&["sh", "-c", script])?;
+    options.security.privileged = true;
+    let area = run(&options)?.out();
+    ensure!(area.starts_with("0xffff") && !area.starts_with("0xffffc900"), "{area}");
+    Ok(())
 }
 
 /// A disk that comes to a running q35 machine, in a port that it has for that.

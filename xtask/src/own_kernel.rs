@@ -1,17 +1,21 @@
-//! A kernel of our own: Debian's source, and of it only what a containerVM needs (`iso/kernel.config`), nothing as a module.
+//! A kernel of our own: Debian's source with few changes (`iso/patches`), and of it only what a containerVM needs
+//! (`iso/kernel.config`), nothing as a module.
 //!
-//! Promises: it is built again when one of its inputs has changed (the source's version, the fragment, the compiler), and only
+//! Promises: it is built again when one of its inputs has changed (the source's version, the changes, the compiler), and only
 //! then; the same inputs give the same bytes, in any folder and at any time; an option of the fragment that the kernel's
 //! configuration does not take is an error, not a surprise in the guest.
 
 mod recipe;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use image_builder::digest::Digest;
 use image_builder::initramfs::{self, Modules};
+
+use recipe::Changes;
 
 use crate::process::{command, output_of, say};
 use crate::tools::MUSL;
@@ -57,7 +61,7 @@ pub fn initrd(workspace: &Workspace) -> Result<()> {
 /// The bytes differ.
 pub fn check(workspace: &Workspace) -> Result<()> {
     let first = cached(workspace)?;
-    let second = recipe::make(&fragment(workspace)?, &workspace.target.join("kernel/another-folder"))?;
+    let second = recipe::make(&changes(workspace)?, &workspace.target.join("kernel/another-folder"))?;
     for name in ["vmlinux", "vmlinuz", "config"] {
         let read = |dir: &Path| fs::read(dir.join(name)).with_context(|| format!("reading {name}"));
         ensure!(read(&first)? == read(&second)?, "{name} is not the same in {}", second.display());
@@ -86,27 +90,35 @@ fn own(workspace: &Workspace) -> PathBuf {
 /// The folder of the built kernel, made if these inputs were not built yet.
 fn cached(workspace: &Workspace) -> Result<PathBuf> {
     let folder = workspace.target.join("kernel");
-    let fragment = fragment(workspace)?;
-    let built = folder.join(key(&fragment)?);
+    let changes = changes(workspace)?;
+    let built = folder.join(key(&changes)?);
     if !built.exists() {
-        let draft = recipe::make(&fragment, &folder.join("build"))?;
+        let draft = recipe::make(&changes, &folder.join("build"))?;
         fs::rename(&draft, &built).with_context(|| format!("moving the kernel to {}", built.display()))?;
     }
     Ok(built)
 }
 
-fn fragment(workspace: &Workspace) -> Result<String> {
-    workspace.iso_data("kernel.config")
+fn changes(workspace: &Workspace) -> Result<Changes> {
+    let folder = workspace.root.join("iso/patches");
+    let files = fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
+    let mut patches = BTreeMap::new();
+    for file in files {
+        let name = file?.file_name().to_string_lossy().into_owned();
+        patches.insert(name.clone(), workspace.iso_data(&format!("patches/{name}"))?);
+    }
+    Ok(Changes { fragment: workspace.iso_data("kernel.config")?, patches })
 }
 
 /// What the result depends on.
-fn key(fragment: &str) -> Result<String> {
+fn key(changes: &Changes) -> Result<String> {
     let version = source_version()?;
     let compiler = output_of(command("gcc").arg("--version"))?;
     let linker = output_of(command("ld").arg("--version"))?;
     let recipe = include_str!("own_kernel/recipe.rs");
-    let all = [fragment, &version, &compiler, &linker, recipe]
-        .map(|part| format!("{}\n{part}", part.len()))
-        .concat();
+    let fixed = [&*changes.fragment, &version, &compiler, &linker, recipe];
+    let patches = changes.patches.values().map(String::as_str);
+    let all: String =
+        fixed.into_iter().chain(patches).map(|part| format!("{}\n{part}", part.len())).collect();
     Ok(Digest::of(all.as_bytes()).hex()[..16].to_owned())
 }

@@ -63,6 +63,7 @@ const NEEDS: &[(Look, &str, &[Task])] = &[
     (Program("mke2fs"), "e2fsprogs", &[Task::Run, Task::BenchImage]),
     (File(SOURCE), "linux-source-6.1", &[Task::Kernel]),
     (Program("xz"), "xz-utils", &[Task::Kernel]),
+    (Program("patch"), "patch", &[Task::Kernel]),
     (Program("make"), "make", &[Task::Kernel]),
     (Program("flex"), "flex", &[Task::Kernel]),
     (Program("bison"), "bison", &[Task::Kernel]),

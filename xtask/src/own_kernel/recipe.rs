@@ -24,11 +24,20 @@ const REPRODUCIBLE: [(&str, &str); 6] = [
 ];
 const BZIMAGE: &str = "arch/x86/boot/bzImage";
 
-/// Builds what `fragment` asks for in `folder`, which is removed, and gives the folder of the results: its sibling `NAME.out`.
+/// What of a kernel is ours.
+pub struct Changes {
+    /// Its configuration, as far as it is not `n`.
+    pub fragment: String,
+    /// To its source, by their files' names.
+    pub patches: BTreeMap<String, String>,
+}
+
+/// Builds it in `folder`, which is removed, and gives the folder of the results: its sibling `NAME.out`.
 ///
 /// # Errors
-/// A tool fails, or an option is not taken.
-pub fn make(fragment: &str, folder: &Path) -> Result<PathBuf> {
+/// A tool fails, or an option or a patch is not taken.
+pub fn make(changes: &Changes, folder: &Path) -> Result<PathBuf> {
+    let Changes { fragment, patches } = changes;
     ensure!(
         !folder.as_os_str().as_bytes().iter().any(|byte| matches!(byte, b' ' | b':')),
         "the kernel cannot be built in {}, for its makefiles do not take spaces or colons: set CARGO_TARGET_DIR to a folder without",
@@ -42,6 +51,14 @@ pub fn make(fragment: &str, folder: &Path) -> Result<PathBuf> {
     }
     say(&format!("building a kernel from {SOURCE}: some 6 minutes on 2 cores, once"));
     run(command("tar").args(["-x", "--strip-components=1", "-f", SOURCE, "-C"]).arg(folder))?;
+    for (name, patch) in patches {
+        let file = folder.join(name);
+        fs::write(&file, patch).with_context(|| format!("writing {name}"))?;
+        let mut patch = command("patch");
+        patch.args(["--silent", "--strip=1", "--fuzz=0", "--no-backup-if-mismatch", "--input"]).arg(&file);
+        run(patch.current_dir(folder))
+            .with_context(|| format!("iso/patches/{name} does not fit {SOURCE}"))?;
+    }
     fs::write(folder.join("fragment"), fragment).context("writing the kernel's configuration")?;
     run(make_in(folder).args(["-s", "allnoconfig", "KCONFIG_ALLCONFIG=fragment"]))?;
     let config = fs::read_to_string(folder.join(".config")).context("reading the kernel's configuration")?;
