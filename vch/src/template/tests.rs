@@ -191,3 +191,37 @@ fn a_template_has_one_name_that_no_other_has() {
     let error = templates.call(&mut template, "other", &lock).unwrap_err().to_string();
     assert!(error.contains("called \"base\""), "{error}");
 }
+
+#[test]
+fn one_that_cannot_be_read_keeps_nobody_from_the_others() {
+    let (store, files) = (tempfile::tempdir().unwrap(), Files::new());
+    let Some((templates, template)) = template(store.path(), &files, Some("base")) else { return };
+    let [broken, empty] = ["0", "1"].map(|digit| digit.repeat(DIGITS));
+    let unfinished = format!("{PENDING}{broken}");
+    for name in [&broken, &empty, &unfinished] {
+        fs::create_dir(templates.dir.join(name)).unwrap();
+    }
+    fs::write(templates.dir.join(&broken).join(RECORD), "{\"id\":\"0000").unwrap();
+    assert_eq!(templates.list().unwrap().len(), 1);
+    assert_eq!(templates.find("base").unwrap().record, template.record);
+    let remains = templates.remains().unwrap();
+    let names: Vec<_> = remains.iter().map(|remains| &remains.name).collect();
+    assert_eq!(names, [&unfinished, &broken, &empty]);
+    assert!(!remains[0].is_template() && remains[1].trouble.contains("EOF"), "{remains:?}");
+    let lock = templates.try_lock().unwrap().unwrap();
+    for remains in &remains {
+        templates.sweep(remains, &lock).unwrap();
+    }
+    assert!(templates.remains().unwrap().is_empty() && templates.list().unwrap().len() == 1);
+}
+
+#[test]
+fn a_full_disk_is_said_to_be_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = |free| format!("{:#}", with_room(anyhow::anyhow!("QEMU died"), free, &dir.path().join("x")));
+    let full = said(FULL);
+    assert!(full.contains("no room") && full.contains("QEMU died"), "{full}");
+    assert!(full.contains(&dir.path().display().to_string()), "{full}");
+    assert_eq!(said(FULL + 1), "QEMU died");
+    assert!(free(dir.path()).unwrap() > 0);
+}
