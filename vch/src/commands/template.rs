@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use nix::sys::signal::Signal::{self, SIGUSR1, SIGUSR2, SIGWINCH};
 use serde_json::json;
@@ -165,7 +165,9 @@ fn make(options: &Create) -> Result<u8> {
     let boot = Boot::find(&run)?;
     let most = protocol::network::MOST_NICS;
     ensure!(options.nics <= most, "--nics {}: a machine has {most} at most", options.nics);
-    let machine = machine::Machine::new(&run, accel, &boot, options.disks, options.nics)?.rounded();
+    let machine = machine::Machine::new(&run, accel, &boot, options.disks, options.nics)
+        .with_context(|| format!("--disks {} --nics {}", options.disks, options.nics))?
+        .rounded();
     let templates = options.store.templates()?;
     let key = machine.key(&mut templates.digests())?;
     let signals = signals::catch()?;

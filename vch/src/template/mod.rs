@@ -345,7 +345,9 @@ pub fn for_run(
              template; --kernel own has all built in"
         );
     }
-    let disks = machine.disks.layers.len() + machine.volumes.len() + 1;
+    let (layers, volumes) = (machine.disks.layers.len(), machine.volumes.len());
+    machine::check_room(options, accel, boot, layers, volumes, machine.network.nics.len())?;
+    let disks = layers + volumes + 1;
     let wanted = Machine::new(options, accel, boot, disks, machine.network.nics.len())?;
     Templates::of(store).open(choice, &wanted, look).map(Some)
 }

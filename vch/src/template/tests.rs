@@ -89,6 +89,14 @@ fn disks_are_rounded_up() {
     let on_mmio = [1, 2, 3, 4, 5].map(|wanted| disks(&options, true, wanted).unwrap());
     assert_eq!(on_mmio, [2, 2, 4, 4, 5]);
     assert!(disks(&options, true, 6).is_err());
+    let mut boot = files.boot();
+    if let Boot::Direct { finds_mmio, .. } = &mut boot {
+        *finds_mmio = true;
+    }
+    let room = |layers, volumes| machine::check_room(&options, Accel::Tcg, &boot, layers, volumes, 1);
+    assert!(room(3, 1).is_ok());
+    let error = room(4, 1).unwrap_err().to_string();
+    assert!(error.contains("4 layers") && error.contains("1 volumes"), "{error}");
 }
 
 #[test]
