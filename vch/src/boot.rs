@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -230,7 +231,17 @@ fn iso(options: &RunOptions) -> Result<PathBuf> {
         None if own_takes(options.vcpus()).is_err() => &[DEBIAN],
         None => &[OWN, DEBIAN],
     };
-    file("iso", options.iso.as_ref(), names, "iso")
+    let image = file("iso", options.iso.as_ref(), names, "iso")?;
+    ensure!(is_cd(&image)?, "{} is no CD image: it has no ISO 9660 volume descriptor", image.display());
+    Ok(image)
+}
+
+/// Whether a file begins as a CD (ECMA-119, 8.1.2). With another one, the firmware would wait for the boot timeout's end.
+fn is_cd(path: &Path) -> Result<bool> {
+    const IDENTIFIER: u64 = 0x8001;
+    let mut found = [0; 5];
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    Ok(file.read_exact_at(&mut found, IDENTIFIER).is_ok() && &found == b"CD001")
 }
 
 fn ovmf() -> Result<PathBuf> {
@@ -356,6 +367,20 @@ mod tests {
         assert!(of(b"\x7fELF...") && of(&bz_image));
         assert!(!of(b"") && !of(b"root:x:0:0") && !of(&bz_image[..0x204]) && !of(&[0; 0x300]));
         assert!(is_kernel(dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_cd_begins_as_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |bytes: &[u8]| {
+            let path = dir.path().join("cd");
+            std::fs::write(&path, bytes).unwrap();
+            is_cd(&path).unwrap()
+        };
+        let mut cd = vec![0; 0x8001];
+        cd.extend(b"CD001");
+        assert!(of(&cd) && !of(&cd[..0x8005]) && !of(b"root:x:0:0"));
+        assert!(!is_cd(dir.path()).unwrap() && is_cd(&dir.path().join("none")).is_err());
     }
 
     #[test]
