@@ -185,12 +185,6 @@ pub fn kernel_words() -> [OsString; 4] {
     ["--kernel".into(), kernel.into(), "--initrd".into(), initrd.into()]
 }
 
-/// The CD with the same kernel.
-fn iso() -> PathBuf {
-    let own = bootstrap().join("own/bootstrap.iso");
-    if own.exists() { own } else { bootstrap().join("bootstrap.iso") }
-}
-
 /// The `vch` that a user would run.
 pub fn vch() -> PathBuf {
     std::env::var_os("CONTAINERVM_VCH").map_or_else(|| workspace().join("target/release/vch"), PathBuf::from)
@@ -230,7 +224,6 @@ pub fn options(image: &str, command: &[&str]) -> RunOptions {
     options.command = command.iter().map(ToString::to_string).collect();
     let (kernel, initrd) = kernel();
     (options.kernel, options.initrd) = (Some(Kernel::File(kernel)), Some(initrd));
-    options.iso = Some(iso());
     options.store = Some(store());
     options.template.from_template = from_template().then_some(Choice::Auto);
     options

@@ -336,5 +336,11 @@ fn what_cannot_be_restored() -> Result<()> {
         ensure!(error.contains(word) && error.contains("exclude each other"), "{error}");
     }
     ensure!(!store.path().join("templates").exists(), "something was made");
+    let (kernel, initrd) = kernel();
+    let output = cli_template(store.path(), &["create", "--boot-timeout", "0"])
+        .args(["--kernel".as_ref(), kernel.as_os_str(), "--initrd".as_ref(), initrd.as_os_str()])
+        .output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(error.contains("within 0 s") && error.contains("--boot-timeout"), "{error}");
     Ok(())
 }

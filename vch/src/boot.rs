@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::host_tsc;
 use crate::options::{self, Firmware, Kernel, Machine, RunOptions};
+use crate::size::MIB;
 use crate::template;
 
 /// The kernel's parameters, one line, the same from a CD: silence on the slow console, a panic ends the VM.
@@ -18,6 +20,10 @@ const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
 const INSTALLED: &str = "/usr/share/containervm";
 /// The most of a kernel that is looked into, in bytes.
 const MOST_KERNEL: u64 = 256 << 20;
+/// The CPUs that our own kernel takes: `CONFIG_NR_CPUS`. It leaves others alone, without a word.
+const OWN_CPUS: u32 = 64;
+/// The least memory with which OVMF starts a CD of ours, in bytes: with less, it stands still.
+const LEAST_UEFI: u64 = 112 * MIB;
 
 /// What QEMU is to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +55,7 @@ impl Boot {
     /// Something is not there; the error says where it was looked for.
     pub fn find(options: &RunOptions) -> Result<Self> {
         host_tsc::begin();
+        check(options)?;
         let boot = match options.boot() {
             options::Boot::Direct => Self::direct(options)?,
             options::Boot::Iso => Self::Iso {
@@ -64,9 +71,6 @@ impl Boot {
     }
 
     fn direct(options: &RunOptions) -> Result<Self> {
-        if options.firmware == Firmware::Uefi {
-            bail!("--firmware uefi goes with --boot iso: QEMU loads the kernel itself");
-        }
         let (kernel, initrd, origin) = kernel(options)?;
         let finds_mmio = match origin {
             Origin::Ours => true,
@@ -105,6 +109,52 @@ impl Boot {
     }
 }
 
+/// What is said of a kernel, an initramfs, a CD or a firmware is used, or refused.
+fn check(options: &RunOptions) -> Result<()> {
+    let RunOptions { kernel, initrd, iso, firmware, .. } = options;
+    let shown = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    match (options.boot(), shown(initrd), shown(iso)) {
+        (options::Boot::Direct, ..) if *firmware == Firmware::Uefi => {
+            bail!("--firmware uefi goes with --boot iso: QEMU loads the kernel itself")
+        }
+        (options::Boot::Direct, _, Some(iso)) => {
+            bail!("--iso {iso} goes with --boot iso: QEMU loads the kernel itself")
+        }
+        (options::Boot::Direct, Some(initrd), _) if kernel.is_none() => {
+            bail!("--initrd {initrd} goes with --kernel: which one is it for?")
+        }
+        (options::Boot::Iso, Some(initrd), _) => {
+            bail!("--initrd {initrd}: with --boot iso the initramfs is on the CD; --iso names another")
+        }
+        (options::Boot::Iso, _, Some(iso)) if kernel.is_some() => {
+            bail!("--kernel and --iso {iso} exclude each other: the kernel is on the CD")
+        }
+        _ => {}
+    }
+    ensure!(
+        *firmware == Firmware::Bios || options.memory >= LEAST_UEFI,
+        "--firmware uefi needs at least {} MiB of memory (-m): its firmware does not start the CD with less",
+        LEAST_UEFI / MIB
+    );
+    match (kernel, initrd) {
+        (Some(Kernel::File(path)), None) if options.boot() == options::Boot::Direct => bail!(
+            "--kernel {} goes with --initrd: the initramfs with tether, and with the modules that this kernel needs; \
+             --kernel own and --kernel debian have theirs",
+            path.display()
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Whether our own kernel takes that many CPUs.
+fn own_takes(vcpus: u32) -> Result<()> {
+    ensure!(
+        vcpus <= OWN_CPUS,
+        "--cpus: our own kernel takes {OWN_CPUS} at most, not {vcpus}; --kernel debian takes more"
+    );
+    Ok(())
+}
+
 /// Whose a kernel is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Origin {
@@ -120,6 +170,7 @@ fn kernel(options: &RunOptions) -> Result<(PathBuf, PathBuf, Origin)> {
     const DEBIAN: [&str; 2] = ["vmlinux", "vmlinuz"];
     let initrd = |name, command| file("initrd", options.initrd.as_ref(), &[name], command);
     let own = || {
+        own_takes(options.vcpus())?;
         let kernel = file("kernel", None, &OWN, "kernel")?;
         let origin = if kernel.ends_with(OWN[0]) { Origin::Ours } else { Origin::Unknown };
         Ok((kernel, initrd("own/initrd", "kernel")?, origin))
@@ -130,16 +181,27 @@ fn kernel(options: &RunOptions) -> Result<(PathBuf, PathBuf, Origin)> {
         Some(Kernel::Debian) => debian(),
         Some(Kernel::File(path)) => {
             let kernel = file("kernel", Some(path), &[], "build")?;
+            ensure!(is_kernel(&kernel)?, "--kernel {} is neither a bzImage nor an ELF image", path.display());
             let origin = if file("kernel", None, &OWN[..1], "kernel").is_ok_and(|own| own == kernel) {
+                own_takes(options.vcpus())?;
                 Origin::Ours
             } else {
                 Origin::Unknown
             };
             Ok((kernel, initrd("initrd", "build")?, origin))
         }
-        None if options.initrd.is_none() => own().or_else(|_| debian()),
-        None => debian(),
+        None => own().or_else(|_| debian()),
     }
+}
+
+/// Whether a file begins as QEMU takes a kernel: as an ELF image, or as Documentation/arch/x86/boot.rst has it.
+fn is_kernel(path: &Path) -> Result<bool> {
+    const MAGIC: usize = 0x202;
+    let mut head = Vec::new();
+    let file = File::open(path).with_context(|| format!("--kernel {}", path.display()))?;
+    let read = file.take(MAGIC as u64 + 4).read_to_end(&mut head);
+    read.with_context(|| format!("reading the kernel {}", path.display()))?;
+    Ok(head.starts_with(b"\x7fELF") || head.get(MAGIC..) == Some(b"HdrS"))
 }
 
 /// Whether an uncompressed kernel has `CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES`: by the name of the device that such devices hang from
@@ -161,11 +223,25 @@ fn iso(options: &RunOptions) -> Result<PathBuf> {
         Some(Kernel::File(path)) => {
             bail!("--kernel {}: with --boot iso the kernel is on the CD; --iso names another", path.display())
         }
-        Some(Kernel::Own) => &[OWN],
+        Some(Kernel::Own) => {
+            own_takes(options.vcpus())?;
+            &[OWN]
+        }
         Some(Kernel::Debian) => &[DEBIAN],
+        None if own_takes(options.vcpus()).is_err() => &[DEBIAN],
         None => &[OWN, DEBIAN],
     };
-    file("iso", options.iso.as_ref(), names, "iso")
+    let image = file("iso", options.iso.as_ref(), names, "iso")?;
+    ensure!(is_cd(&image)?, "{} is no CD image: it has no ISO 9660 volume descriptor", image.display());
+    Ok(image)
+}
+
+/// Whether a file begins as a CD (ECMA-119, 8.1.2). With another one, the firmware would wait for the boot timeout's end.
+fn is_cd(path: &Path) -> Result<bool> {
+    const IDENTIFIER: u64 = 0x8001;
+    let mut found = [0; 5];
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    Ok(file.read_exact_at(&mut found, IDENTIFIER).is_ok() && &found == b"CD001")
 }
 
 fn ovmf() -> Result<PathBuf> {
@@ -229,6 +305,82 @@ mod tests {
         assert!(!of(&options).contains(" quiet ") && of(&options).contains(" loglevel=7 "));
         options.channel.channel = Some(crate::transport::Channel::Vsock);
         assert!(of(&options).contains(" containervm.channel=vsock "));
+    }
+
+    #[test]
+    fn what_would_be_of_no_use_is_refused() {
+        let parse = |change: &dyn Fn(&mut RunOptions)| {
+            let mut options = RunOptions::new("img");
+            change(&mut options);
+            check(&options).err().map_or_else(String::new, |error| error.to_string())
+        };
+        let refused = |change: &dyn Fn(&mut RunOptions), parts: &[&str]| {
+            let error = parse(change);
+            assert!(!error.is_empty() && parts.iter().all(|part| error.contains(part)), "{error:?}");
+        };
+        let iso = Some(options::Boot::Iso);
+        let path = || Some(PathBuf::from("/x"));
+        refused(&|options| options.firmware = Firmware::Uefi, &["--firmware uefi", "--boot iso"]);
+        refused(&|options| options.iso = path(), &["--iso /x", "--boot iso"]);
+        refused(&|options| options.initrd = path(), &["--initrd /x", "--kernel"]);
+        refused(&|options| options.kernel = Some(Kernel::File("/x".into())), &["--kernel /x", "--initrd"]);
+        refused(&|options| (options.boot, options.initrd) = (iso, path()), &["--initrd /x", "on the CD"]);
+        let both = |options: &mut RunOptions| {
+            (options.boot, options.iso, options.kernel) = (iso, path(), Some(Kernel::Own));
+        };
+        refused(&both, &["--kernel", "--iso /x", "exclude each other"]);
+        let small = |options: &mut RunOptions| {
+            (options.boot, options.firmware, options.memory) = (iso, Firmware::Uefi, 111 * MIB);
+        };
+        refused(&small, &["--firmware uefi", "112 MiB"]);
+        for change in [
+            &(|_: &mut RunOptions| {}) as &dyn Fn(&mut RunOptions),
+            &|options| (options.kernel, options.initrd) = (Some(Kernel::File("/x".into())), path()),
+            &|options| (options.kernel, options.initrd) = (Some(Kernel::Own), path()),
+            &|options| (options.boot, options.firmware, options.iso) = (iso, Firmware::Uefi, path()),
+            &|options| (options.machine, options.iso) = (Some(Machine::Vmware), path()),
+            &|options| (options.boot, options.kernel) = (iso, Some(Kernel::Debian)),
+        ] {
+            assert_eq!(parse(change), "");
+        }
+    }
+
+    #[test]
+    fn our_own_kernel_takes_as_many_cpus_as_it_was_told() {
+        let config = include_str!("../../iso/kernel.config");
+        assert!(config.contains(&format!("\nCONFIG_NR_CPUS={OWN_CPUS}\n")));
+        assert!(own_takes(OWN_CPUS).is_ok());
+        let error = own_takes(OWN_CPUS + 1).unwrap_err().to_string();
+        assert!(error.contains("64 at most") && error.contains("--kernel debian"), "{error}");
+    }
+
+    #[test]
+    fn a_kernel_begins_as_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |bytes: &[u8]| {
+            let path = dir.path().join("kernel");
+            std::fs::write(&path, bytes).unwrap();
+            is_kernel(&path).unwrap()
+        };
+        let mut bz_image = vec![0; 0x202];
+        bz_image.extend(b"HdrS and more");
+        assert!(of(b"\x7fELF...") && of(&bz_image));
+        assert!(!of(b"") && !of(b"root:x:0:0") && !of(&bz_image[..0x204]) && !of(&[0; 0x300]));
+        assert!(is_kernel(dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_cd_begins_as_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |bytes: &[u8]| {
+            let path = dir.path().join("cd");
+            std::fs::write(&path, bytes).unwrap();
+            is_cd(&path).unwrap()
+        };
+        let mut cd = vec![0; 0x8001];
+        cd.extend(b"CD001");
+        assert!(of(&cd) && !of(&cd[..0x8005]) && !of(b"root:x:0:0"));
+        assert!(!is_cd(dir.path()).unwrap() && is_cd(&dir.path().join("none")).is_err());
     }
 
     #[test]

@@ -390,7 +390,7 @@ impl Conversation {
         });
         match self.phase {
             Phase::Booting if self.connected => "tether had opened the channel, and was not ready".to_owned(),
-            Phase::Booting => "the kernel had not got as far as tether".to_owned(),
+            Phase::Booting => "the guest had not got as far as opening the channel".to_owned(),
             Phase::Starting if !self.awaits.is_empty() => {
                 format!("tether was starting the container, which needs {}", self.awaits)
             }

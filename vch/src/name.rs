@@ -36,9 +36,7 @@ pub fn check(name: &str) -> Result<()> {
     let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric());
     let rest = name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
     if !starts || !rest || !(2..=LONGEST).contains(&name.len()) {
-        bail!(
-            "{name:?} is no name for a container: 2 to {LONGEST} of a-z A-Z 0-9 _ . -, the first a letter or digit"
-        );
+        bail!("{name:?} is no name: 2 to {LONGEST} of a-z A-Z 0-9 _ . -, the first a letter or digit");
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use image_builder::digest::Digest;
 use image_builder::initramfs;
@@ -36,6 +36,10 @@ impl Edition {
     /// With its initramfs made, where it is one for the CD alone.
     fn paths(self, workspace: &Workspace) -> Result<Paths> {
         let path = |name: &str| workspace.bootstrap().join(name);
+        ensure!(
+            self != Self::Own || own_kernel::is_built(workspace),
+            "there is no kernel of our own: `cargo xtask kernel` builds it; --kernel debian needs none"
+        );
         let (kernel, initrd, iso) = match self {
             Self::Own => (path("own/vmlinuz"), path("own/initrd"), path("own/bootstrap.iso")),
             Self::Debian => {
@@ -110,4 +114,17 @@ pub fn list(iso: &PathBuf) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_kernel_of_our_own_it_is_said_how_to_have_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = Workspace { root: dir.path().into(), target: dir.path().into() };
+        let error = build(&workspace, Edition::Own).unwrap_err().to_string();
+        assert!(error.contains("cargo xtask kernel") && error.contains("--kernel debian"), "{error}");
+    }
 }

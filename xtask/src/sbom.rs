@@ -45,7 +45,7 @@ pub fn of(workspace: &Workspace, edition: Edition, bytes: &[u8]) -> Result<Value
     components.extend(crates(workspace)?);
     let refs: Vec<_> = components.iter().filter_map(|one| one["bom-ref"].as_str()).collect();
     let (of_tether, whole): (Vec<&str>, _) =
-        refs.into_iter().partition(|one| one.starts_with("pkg:cargo/") || *one == "musl");
+        refs.into_iter().partition(|one| one.starts_with("crate:") || ["musl", "std"].contains(one));
     let digest = Digest::of(bytes).hex();
     Ok(json!({
         "bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1, "serialNumber": urn(&digest),
@@ -103,51 +103,50 @@ fn tether_of(initrd: &[u8]) -> Result<Value> {
     }))
 }
 
-/// What is linked into tether: its crates, as cargo resolves them, and what comes with the compiler.
+/// What is linked into tether: its crates, as cargo builds them, and what comes with the compiler.
 fn crates(workspace: &Workspace) -> Result<Vec<Value>> {
     let mut cargo = command(std::env::var_os("CARGO").unwrap_or("cargo".into()));
-    cargo.current_dir(&workspace.root).args(["metadata", "--format-version", "1", "--locked"]);
-    let metadata: Value = serde_json::from_str(&output_of(cargo.args(["--filter-platform", MUSL]))?)
-        .context("reading what cargo metadata says")?;
-    let packages = metadata["packages"].as_array().context("cargo metadata names no packages")?;
-    let nodes = metadata["resolve"]["nodes"].as_array().context("cargo metadata resolves nothing")?;
-    let named = |name: &str| packages.iter().find(|package| package["name"] == name);
-    let tether = named("tether").and_then(|package| package["id"].as_str()).context("there is no tether")?;
-    let mut linked = BTreeSet::new();
-    let mut open = vec![tether];
-    while let Some(id) = open.pop() {
-        let node = nodes.iter().find(|node| node["id"] == id);
-        let deps = node.and_then(|node| node["deps"].as_array()).into_iter().flatten();
-        // Neither those for building nor those for tests.
-        let linked_in = |dep: &&Value| {
-            let kinds = dep["dep_kinds"].as_array();
-            kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind["kind"].is_null()))
-        };
-        let new: Vec<_> = deps.filter(linked_in).filter_map(|dep| dep["pkg"].as_str()).collect();
-        open.extend(new.into_iter().filter(|id| linked.insert(*id)));
-    }
-    let mut components: Vec<_> = packages
-        .iter()
-        .filter(|package| package["id"].as_str().is_some_and(|id| linked.contains(id)))
-        .map(|package| library(&package["name"], &package["version"], &package["license"]))
-        .collect();
+    cargo.current_dir(&workspace.root).args(["tree", "--locked", "--package", "tether", "--target", MUSL]);
+    // Neither those for building nor those for tests, with what else this workspace wants of them.
+    cargo.args([
+        "--edges",
+        "normal,no-proc-macro",
+        "--prefix",
+        "none",
+        "--no-dedupe",
+        "--format",
+        "{p}\t{l}",
+    ]);
+    let listed = output_of(&mut cargo)?;
+    let linked: BTreeSet<_> = listed.lines().filter(|line| !line.starts_with("tether ")).collect();
+    let mut components = linked.into_iter().map(library).collect::<Result<Vec<_>>>()?;
     let rustc = output_of(command(std::env::var_os("RUSTC").unwrap_or("rustc".into())).arg("-V"))?;
     let version = rustc.split(' ').nth(1).unwrap_or_default();
     // What the target's std is linked with.
     components.push(
         json!({"type": "library", "bom-ref": "musl", "name": "musl", "licenses": [{"expression": "MIT"}]}),
     );
-    components.push(library(&"std".into(), &version.into(), &"MIT OR Apache-2.0".into()));
+    components.push(json!({
+        "type": "library", "bom-ref": "std", "name": "std", "version": version,
+        "licenses": [{"expression": "MIT OR Apache-2.0"}],
+    }));
     Ok(components)
 }
 
-fn library(name: &Value, version: &Value, licence: &Value) -> Value {
-    let purl =
-        format!("pkg:cargo/{}@{}", name.as_str().unwrap_or_default(), version.as_str().unwrap_or_default());
-    json!({
-        "type": "library", "bom-ref": purl, "name": name, "version": version,
-        "licenses": [{"expression": licence}], "purl": purl,
-    })
+/// A crate, as `cargo tree` lists it: name, version, folder if it is none of the registry's; licence.
+fn library(line: &str) -> Result<Value> {
+    let (package, licence) = line.split_once('\t').with_context(|| format!("cargo tree says {line:?}"))?;
+    let mut words = package.splitn(3, ' ');
+    let (name, version) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let version = version.trim_start_matches('v');
+    let mut library = json!({
+        "type": "library", "bom-ref": format!("crate:{name}@{version}"), "name": name, "version": version,
+        "licenses": [{"expression": licence}],
+    });
+    if words.next().is_none() {
+        library["purl"] = format!("pkg:cargo/{name}@{version}").into();
+    }
+    Ok(library)
 }
 
 #[cfg(test)]
@@ -171,9 +170,26 @@ mod tests {
         for name in ["protocol", "nix", "serde", "std"] {
             assert!(names.contains(&name), "{names:?}");
         }
-        assert!(!names.contains(&"clap") && names.len() < 40, "{names:?}");
+        // rustix wants errno for others here, and serde_derive runs in the compiler.
+        for name in ["clap", "errno", "serde_derive", "tether"] {
+            assert!(!names.contains(&name), "{names:?}");
+        }
+        assert!(names.len() < 40, "{names:?}");
         let licensed = |one: &Value| one["licenses"][0]["expression"].is_string();
         assert!(crates.iter().all(licensed), "{crates:?}");
+    }
+
+    #[test]
+    fn a_crate_of_ours_is_none_of_the_registrys() {
+        let theirs = library("nix v0.31.3\tMIT").unwrap();
+        assert_eq!(theirs["purl"], "pkg:cargo/nix@0.31.3");
+        assert_eq!(
+            (&theirs["version"], &theirs["licenses"][0]["expression"]),
+            (&json!("0.31.3"), &json!("MIT"))
+        );
+        let ours = library("protocol v0.1.0 (/a folder/protocol)\tApache-2.0 OR MIT").unwrap();
+        assert_eq!((&ours["name"], &ours["purl"]), (&json!("protocol"), &Value::Null));
+        assert!(library("error").is_err());
     }
 
     #[test]

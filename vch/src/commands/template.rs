@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use nix::sys::signal::Signal::{self, SIGUSR1, SIGUSR2, SIGWINCH};
 use serde_json::json;
@@ -16,7 +16,7 @@ use crate::options::template::Choice;
 use crate::options::{Kernel, Machine, RunOptions, channel, cpus, memory, seconds};
 use crate::template::digests::Digests;
 use crate::template::machine;
-use crate::template::{Lock, Template, Templates, check_name, create};
+use crate::template::{Lock, Remains, Template, Templates, check_name, create};
 use crate::{accel, monitor, signals};
 
 /// `vch template ...`.
@@ -30,7 +30,7 @@ pub enum Command {
     /// Remove templates; containers that run go on
     #[command(visible_alias = "remove")]
     Rm(Rm),
-    /// Remove the templates that cannot be used any more, for QEMU, kernel or initramfs are others now
+    /// Remove the templates that cannot be used any more, for QEMU, kernel or initramfs are others now, or for they are broken
     Prune(Prune),
 }
 
@@ -165,7 +165,9 @@ fn make(options: &Create) -> Result<u8> {
     let boot = Boot::find(&run)?;
     let most = protocol::network::MOST_NICS;
     ensure!(options.nics <= most, "--nics {}: a machine has {most} at most", options.nics);
-    let machine = machine::Machine::new(&run, accel, &boot, options.disks, options.nics)?.rounded();
+    let machine = machine::Machine::new(&run, accel, &boot, options.disks, options.nics)
+        .with_context(|| format!("--disks {} --nics {}", options.disks, options.nics))?
+        .rounded();
     let templates = options.store.templates()?;
     let key = machine.key(&mut templates.digests())?;
     let signals = signals::catch()?;
@@ -194,10 +196,19 @@ fn ends(signal: Signal) -> bool {
 fn list(options: &Ls) -> Result<u8> {
     let templates = options.store.templates()?;
     let (all, mut digests) = (templates.list()?, templates.digests());
+    let mut broken = templates.remains()?;
+    broken.retain(Remains::is_template);
     let mut text = String::new();
     match (options.quiet, options.format) {
-        (true, _) => all.iter().for_each(|template| text += &format!("{}\n", template.record.id)),
-        (false, Format::Json) => all.iter().for_each(|template| text += &object(template, &mut digests)),
+        (true, _) => {
+            let ids = all.iter().map(|template| &template.record.id);
+            ids.chain(broken.iter().map(|broken| &broken.name)).for_each(|id| text += &format!("{id}\n"));
+        }
+        (false, Format::Json) => {
+            all.iter().for_each(|template| text += &object(template, &mut digests));
+            let object = |broken: &Remains| json!({"ID": broken.name, "Trouble": broken.trouble});
+            broken.iter().for_each(|broken| text += &format!("{}\n", object(broken)));
+        }
         (false, Format::Table) => {
             let head = [
                 "TEMPLATE ID",
@@ -212,7 +223,8 @@ fn list(options: &Ls) -> Result<u8> {
                 "QEMU",
                 "STATUS",
             ];
-            text += &table(head, all.iter().map(|template| row(template, &mut digests)));
+            let rows = all.iter().map(|template| row(template, &mut digests));
+            text += &table(head, rows.chain(broken.iter().map(broken_row)));
         }
     }
     print(&text);
@@ -236,6 +248,13 @@ fn row(template: &Template, digests: &mut Digests) -> [String; 11] {
     ]
 }
 
+fn broken_row(broken: &Remains) -> [String; 11] {
+    let mut row: [String; 11] = Default::default();
+    let [id, .., status] = &mut row;
+    (*id, *status) = (broken.name.clone(), "broken".into());
+    row
+}
+
 fn object(template: &Template, digests: &mut Digests) -> String {
     let (record, key) = (&template.record, &template.record.key);
     let object = json!({
@@ -251,7 +270,10 @@ fn remove(options: &Rm, say: impl Fn(&str)) -> Result<u8> {
     let templates = options.store.templates()?;
     let remove = |text: &str| {
         let lock = wait(&templates)?;
-        templates.remove(&templates.find(text)?, &lock)?;
+        match templates.remains()?.iter().find(|broken| broken.is_template() && broken.name == text) {
+            Some(broken) => templates.sweep(broken, &lock)?,
+            None => templates.remove(&templates.find(text)?, &lock)?,
+        }
         Ok(text.to_owned())
     };
     each(&options.templates, remove, say)
@@ -261,21 +283,25 @@ fn prune(options: &Prune, say: impl Fn(&str)) -> Result<u8> {
     let templates = options.store.templates()?;
     let (lock, mut digests) = (wait(&templates)?, templates.digests());
     let (mut reclaimed, mut failed) = (0, false);
+    let mut count = |removed: Result<()>, name: &str, size: u64| match removed {
+        Ok(()) => {
+            print(&format!("{name}\n"));
+            reclaimed += size;
+        }
+        Err(error) => {
+            failed = true;
+            say(&format!("{error:#}"));
+        }
+    };
     for template in templates.list()? {
-        if !options.all && template.trouble(&mut digests).is_none() {
-            continue;
+        if options.all || template.trouble(&mut digests).is_some() {
+            let size = template.size();
+            count(templates.remove(&template, &lock), &template.record.id, size);
         }
-        let size = template.size();
-        match templates.remove(&template, &lock) {
-            Ok(()) => {
-                print(&format!("{}\n", template.record.id));
-                reclaimed += size;
-            }
-            Err(error) => {
-                failed = true;
-                say(&format!("{error:#}"));
-            }
-        }
+    }
+    for remains in templates.remains()? {
+        let size = remains.size();
+        count(templates.sweep(&remains, &lock), &remains.name, size);
     }
     print(&format!("Total reclaimed space: {reclaimed} bytes\n"));
     Ok(u8::from(failed))

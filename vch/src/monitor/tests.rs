@@ -398,7 +398,10 @@ fn a_guest_that_does_not_come_up() {
         while guest.channel.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {}
     };
     let told = error(between(silent, drop, Duration::from_millis(300)));
-    assert!(told.contains("had not got as far as tether; the console's last line: SeaBIOS"), "{told}");
+    assert!(
+        told.contains("had not got as far as opening the channel; the console's last line: SeaBIOS"),
+        "{told}"
+    );
     let stuck = |mut guest: Guest| {
         let step = protocol::Step { name: "channel".into(), at: 1 };
         guest.send(&ToHost::Ready { tether: String::new(), timeline: vec![step], restored: false });

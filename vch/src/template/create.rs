@@ -109,6 +109,7 @@ struct Booting<'a, 'b> {
     vm: Vm,
     wires: crate::vm::Wires,
     look: &'a mut Look<'b>,
+    patience: Duration,
     deadline: Instant,
     /// Bytes that have come on the channel.
     heard: usize,
@@ -145,6 +146,7 @@ impl<'a, 'b> Booting<'a, 'b> {
             vm,
             wires: crate::vm::Wires { channel, console, monitor, errors: Some(errors) },
             look,
+            patience,
             deadline: Instant::now() + patience,
             heard: 0,
             said: [vec![], vec![]],
@@ -230,7 +232,9 @@ impl<'a, 'b> Booting<'a, 'b> {
             return Err(self.with_last_words(&format!("{verdict}: {failing}")));
         }
         if Instant::now() > self.deadline {
-            return Err(self.with_last_words(&format!("{failing} in time")));
+            let seconds = self.patience.as_secs();
+            let late = format!("{failing} within {seconds} s; --boot-timeout gives more time");
+            return Err(self.with_last_words(&late));
         }
         Ok(())
     }

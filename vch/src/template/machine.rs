@@ -139,6 +139,34 @@ pub fn check(options: &RunOptions) -> Result<()> {
     Ok(())
 }
 
+/// Whether the machine type has room for all of that: a template, which has disks only, could not say which of them are too many.
+///
+/// # Errors
+/// It has not.
+pub fn check_room(
+    options: &RunOptions,
+    accel: Accel,
+    boot: &Boot,
+    layers: usize,
+    volumes: usize,
+    nics: usize,
+) -> Result<()> {
+    choose(options.machine, boot, accel, &wanted(options, layers, volumes, nics)).map(drop)
+}
+
+/// What a machine that can be copied is to have.
+fn wanted(options: &RunOptions, layers: usize, volumes: usize, nics: usize) -> Wanted {
+    Wanted {
+        layers,
+        volumes,
+        shares: 0,
+        nics,
+        channel: options.channel() != Channel::Serial,
+        fw_cfg: false,
+        memory: options.memory,
+    }
+}
+
 impl<'a> Machine<'a> {
     /// With these disks and network interfaces.
     ///
@@ -159,15 +187,7 @@ impl<'a> Machine<'a> {
 
     /// The machine type that this is.
     fn choose(&self) -> Result<Type> {
-        let wanted = Wanted {
-            layers: 0,
-            volumes: self.disks.saturating_sub(1),
-            shares: 0,
-            nics: self.nics,
-            channel: self.options.channel() != Channel::Serial,
-            fw_cfg: false,
-            memory: self.options.memory,
-        };
+        let wanted = wanted(self.options, 0, self.disks.saturating_sub(1), self.nics);
         choose(self.options.machine, self.boot, self.accel, &wanted)
     }
 

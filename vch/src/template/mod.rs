@@ -27,8 +27,9 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use image_builder::digest::Digest;
+use nix::sys::statvfs::statvfs;
 use protocol::MachineSpec;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +56,8 @@ const MEMORY: &str = "memory";
 const STATE: &str = "state";
 /// The largest state that is read, in bytes: it has some 400,000.
 const MOST_STATE: u64 = 64 << 20;
+/// A disk is full on which less is left, in bytes.
+const FULL: u64 = 1 << 20;
 
 /// All templates of a store.
 #[derive(Clone, Debug)]
@@ -95,6 +98,16 @@ pub struct Record {
     pub state: (u64, String),
 }
 
+/// What is left of a template that cannot be used: of one whose making did not come to its end, or that cannot be read.
+#[derive(Clone, Debug)]
+pub struct Remains {
+    /// Its folder's name.
+    pub name: String,
+    /// What is wrong with it.
+    pub trouble: String,
+    dir: PathBuf,
+}
+
 /// Held while templates come and go.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "the lock is the open file's")] File);
@@ -128,16 +141,35 @@ impl Templates {
         }
     }
 
-    /// All, the oldest first.
+    /// All that can be read, the oldest first.
     ///
     /// # Errors
-    /// A folder or a record cannot be read.
+    /// The folder cannot be read.
     pub fn list(&self) -> Result<Vec<Template>> {
-        let mut all = vec![];
-        for id in names(&self.dir)?.into_iter().filter(|name| is_id(name)) {
-            all.extend(self.get(&id)?);
-        }
+        let ids = names(&self.dir)?.into_iter().filter(|name| is_id(name));
+        // One that cannot be read keeps nobody from the others.
+        let mut all: Vec<_> = ids.filter_map(|id| self.get(&id).ok()?).collect();
         all.sort_by(|a, b| (a.record.created, &a.record.id).cmp(&(b.record.created, &b.record.id)));
+        Ok(all)
+    }
+
+    /// What is there beside them. One that is being made is among it, unless the lock is held.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn remains(&self) -> Result<Vec<Remains>> {
+        let mut all = vec![];
+        for name in names(&self.dir)? {
+            let trouble = match self.get(&name) {
+                _ if name.starts_with(PENDING) => "it was not made to its end".to_owned(),
+                Ok(Some(_)) => continue,
+                _ if !is_id(&name) => continue,
+                Ok(None) => format!("it has no {RECORD}"),
+                Err(error) => format!("{error:#}"),
+            };
+            all.push(Remains { dir: self.dir.join(&name), name, trouble });
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(all)
     }
 
@@ -193,6 +225,14 @@ impl Templates {
         fs::remove_file(template.dir.join(RECORD))
             .and_then(|()| fs::remove_dir_all(&template.dir))
             .with_context(|| format!("cannot remove {}", template.dir.display()))
+    }
+
+    /// Removes what is left of a template.
+    ///
+    /// # Errors
+    /// The folder cannot be removed.
+    pub fn sweep(&self, remains: &Remains, _lock: &Lock) -> Result<()> {
+        clear(&remains.dir)
     }
 
     /// The one that `choice` means, for `machine`, opened: with [`Choice::Auto`] it is made if there is none, or none that is whole.
@@ -252,13 +292,18 @@ impl Templates {
         look: &mut create::Look,
     ) -> Result<Template> {
         let id = key.id();
+        // One that cannot be used any more leaves its name to the one in its place.
+        let name = match name {
+            Some(name) => Some(name.to_owned()),
+            None => self.get(&id).ok().flatten().and_then(|old| old.record.name),
+        };
         let (pending, dir) = (self.dir.join(format!("{PENDING}{id}")), self.dir.join(&id));
         clear(&pending)?;
         private_dir(&pending, false)?;
         let made = create::freeze(&pending, machine, look).and_then(|frozen| {
             let record = Record {
                 id: id.clone(),
-                name: name.map(str::to_owned),
+                name,
                 created: crate::monitor::now(),
                 qemu: frozen.qemu,
                 key: key.clone(),
@@ -271,7 +316,10 @@ impl Templates {
             fs::rename(&pending, &dir).and_then(|()| File::open(&self.dir)?.sync_all())?;
             Ok(Template { dir, record })
         });
-        made.inspect_err(|_| drop(fs::remove_dir_all(&pending))).context("cannot make a template")
+        // What is free is looked at before that what is there is removed.
+        made.map_err(|error| with_room(error, free(&pending).unwrap_or(u64::MAX), &pending))
+            .inspect_err(|_| drop(fs::remove_dir_all(&pending)))
+            .context("cannot make a template")
     }
 }
 
@@ -297,7 +345,9 @@ pub fn for_run(
              template; --kernel own has all built in"
         );
     }
-    let disks = machine.disks.layers.len() + machine.volumes.len() + 1;
+    let (layers, volumes) = (machine.disks.layers.len(), machine.volumes.len());
+    machine::check_room(options, accel, boot, layers, volumes, machine.network.nics.len())?;
+    let disks = layers + volumes + 1;
     let wanted = Machine::new(options, accel, boot, disks, machine.network.nics.len())?;
     Templates::of(store).open(choice, &wanted, look).map(Some)
 }
@@ -341,9 +391,41 @@ impl Template {
 
     /// What it takes on the host's disk, in bytes.
     pub fn size(&self) -> u64 {
-        let size = |name| fs::metadata(self.dir.join(name)).map_or(0, |file| file.blocks() * 512);
-        size(MEMORY) + size(STATE)
+        size(&self.dir)
     }
+}
+
+impl Remains {
+    /// Whether it was a template once.
+    pub fn is_template(&self) -> bool {
+        is_id(&self.name)
+    }
+
+    /// What it takes on the host's disk, in bytes.
+    pub fn size(&self) -> u64 {
+        size(&self.dir)
+    }
+}
+
+/// What a template in this folder takes on the host's disk, in bytes.
+fn size(dir: &Path) -> u64 {
+    let size = |name| fs::metadata(dir.join(name)).map_or(0, |file| file.blocks() * 512);
+    size(MEMORY) + size(STATE)
+}
+
+/// Bytes that are free on the disk of this folder.
+fn free(dir: &Path) -> Result<u64> {
+    let disk = statvfs(dir)?;
+    Ok(disk.blocks_available() * disk.fragment_size())
+}
+
+/// Why no template could be made, where that is for want of room: QEMU only dies of SIGBUS, for its memory is a file.
+fn with_room(error: Error, free: u64, dir: &Path) -> Error {
+    if free > FULL {
+        return error;
+    }
+    let place = dir.parent().unwrap_or(dir).display();
+    error.context(format!("there is no room for it in {place}, of which {free} bytes are left"))
 }
 
 /// Bytes of a file, and when it was last written to.

@@ -89,6 +89,14 @@ fn disks_are_rounded_up() {
     let on_mmio = [1, 2, 3, 4, 5].map(|wanted| disks(&options, true, wanted).unwrap());
     assert_eq!(on_mmio, [2, 2, 4, 4, 5]);
     assert!(disks(&options, true, 6).is_err());
+    let mut boot = files.boot();
+    if let Boot::Direct { finds_mmio, .. } = &mut boot {
+        *finds_mmio = true;
+    }
+    let room = |layers, volumes| machine::check_room(&options, Accel::Tcg, &boot, layers, volumes, 1);
+    assert!(room(3, 1).is_ok());
+    let error = room(4, 1).unwrap_err().to_string();
+    assert!(error.contains("4 layers") && error.contains("1 volumes"), "{error}");
 }
 
 #[test]
@@ -190,4 +198,38 @@ fn a_template_has_one_name_that_no_other_has() {
     assert_eq!(templates.find("base").unwrap().record.name.as_deref(), Some("base"));
     let error = templates.call(&mut template, "other", &lock).unwrap_err().to_string();
     assert!(error.contains("called \"base\""), "{error}");
+}
+
+#[test]
+fn one_that_cannot_be_read_keeps_nobody_from_the_others() {
+    let (store, files) = (tempfile::tempdir().unwrap(), Files::new());
+    let Some((templates, template)) = template(store.path(), &files, Some("base")) else { return };
+    let [broken, empty] = ["0", "1"].map(|digit| digit.repeat(DIGITS));
+    let unfinished = format!("{PENDING}{broken}");
+    for name in [&broken, &empty, &unfinished] {
+        fs::create_dir(templates.dir.join(name)).unwrap();
+    }
+    fs::write(templates.dir.join(&broken).join(RECORD), "{\"id\":\"0000").unwrap();
+    assert_eq!(templates.list().unwrap().len(), 1);
+    assert_eq!(templates.find("base").unwrap().record, template.record);
+    let remains = templates.remains().unwrap();
+    let names: Vec<_> = remains.iter().map(|remains| &remains.name).collect();
+    assert_eq!(names, [&unfinished, &broken, &empty]);
+    assert!(!remains[0].is_template() && remains[1].trouble.contains("EOF"), "{remains:?}");
+    let lock = templates.try_lock().unwrap().unwrap();
+    for remains in &remains {
+        templates.sweep(remains, &lock).unwrap();
+    }
+    assert!(templates.remains().unwrap().is_empty() && templates.list().unwrap().len() == 1);
+}
+
+#[test]
+fn a_full_disk_is_said_to_be_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let said = |free| format!("{:#}", with_room(anyhow::anyhow!("QEMU died"), free, &dir.path().join("x")));
+    let full = said(FULL);
+    assert!(full.contains("no room") && full.contains("QEMU died"), "{full}");
+    assert!(full.contains(&dir.path().display().to_string()), "{full}");
+    assert_eq!(said(FULL + 1), "QEMU died");
+    assert!(free(dir.path()).unwrap() > 0);
 }
