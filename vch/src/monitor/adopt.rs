@@ -101,7 +101,9 @@ fn resume(kept: &mut Kept, clients: &mut Clients, wires: Wires) -> Result<crate:
 /// What the VM may still be waiting for, if it is a copy of a template.
 fn template_of(container: &Container) -> Option<Restore> {
     let id = container.record.template.as_ref()?;
-    Templates::of(container.store()).find(id).ok()?.open().ok()?.restore().ok()
+    let template = Templates::of(container.store()).find(id).ok()?;
+    // One that was made since has another memory than the VM has mapped.
+    (template.record.created <= container.record.created).then(|| template.open().ok()?.restore().ok())?
 }
 
 /// Writes down that a container without a VM has ended, if nobody has; its monitor's lock is ours.

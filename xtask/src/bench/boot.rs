@@ -24,6 +24,8 @@ use crate::workspace::Workspace;
 const ROUNDS: usize = 9;
 /// Runs under -icount. Waiting for a disk counts as time there, so the smallest figure of a step is its own.
 const COUNTED_ROUNDS: usize = 5;
+/// How many are tried for a counted run.
+const SEEDS: usize = 5;
 /// 2^6 ns of the guest's time for each instruction.
 const SHIFT: u32 = 6;
 
@@ -117,14 +119,11 @@ impl Bench {
     /// Guest instructions, by step.
     fn instructions(&self) -> Result<()> {
         say("counting guest instructions");
-        let count = format!("shift={SHIFT},sleep=off");
-        let options =
-            ["-icount", &count, "-seed", "1", "-rtc", "base=2026-01-01T00:00:00,clock=vm"].map(String::from);
         let mut floor = u64::MAX;
         let mut steps: Vec<(String, u64)> = vec![];
-        for _ in 0..COUNTED_ROUNDS {
-            floor = floor.min(self.floor(&options)?.at);
-            let timeline = self.container(&options)?.steps;
+        for seed in 1..=COUNTED_ROUNDS {
+            floor = floor.min(counted(seed, |options| self.floor(options))?.at);
+            let timeline = counted(seed, |options| self.container(options))?.steps;
             for (number, (name, nanos)) in timeline.into_iter().enumerate() {
                 match steps.get_mut(number) {
                     Some((_, least)) => *least = nanos.min(*least),
@@ -161,7 +160,7 @@ impl Bench {
         println!("  whole run over floor           {:8.2} x (goal: 1.10)", to_float(whole) / to_float(floor));
         if let Some(peers) = &self.peers {
             for peer in &peers.all {
-                let at = peers.run(peer, &options)?.at;
+                let at = counted(1, |options| peers.run(peer, options))?.at;
                 println!("  up to exec by {:<36} {:8.2}", peer.title, instructions(at));
             }
         }
@@ -249,6 +248,20 @@ impl Bench {
         let at = said.lines().find_map(|line| line.split("floor: ").nth(1)?.trim().parse().ok());
         Ok(Floor { wall, cpu, at: at.with_context(|| format!("the floor says only {said:?}"))? })
     }
+}
+
+/// Runs a VM whose clock counts instructions, and whose chance is by a seed: another one, if it fails.
+///
+/// QEMU 7.2 leaves nonsense in the flags after CMPXCHG16B, until the next instruction that sets them. Without `-icount` nothing comes
+/// between the two; with it a timer may, and then the kernel has it on its stack, and dies of it.
+fn counted<T>(seed: usize, run: impl Fn(&[String]) -> Result<T>) -> Result<T> {
+    let count = format!("shift={SHIFT},sleep=off");
+    let with = |seed: usize| {
+        let seed = seed.to_string();
+        let words = ["-icount", &count, "-seed", &seed, "-rtc", "base=2026-01-01T00:00:00,clock=vm"];
+        run(&words.map(String::from))
+    };
+    (1..SEEDS).fold(with(seed), |tried, more| tried.or_else(|_| with(seed + more * COUNTED_ROUNDS)))
 }
 
 struct Container {
