@@ -85,7 +85,6 @@ impl Descriptors {
             nics: self.nics.len(),
             channel: self.channel.is_virtio(),
             fw_cfg: self.spec.is_some() && spec_from == SpecFrom::FwCfg,
-            memory: options.memory,
         }
     }
 

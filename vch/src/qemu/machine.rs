@@ -50,9 +50,6 @@ const TCG_ALONE: &str = "noreplace-smp nolapic_timer";
 /// A disk has as many requests, made beforehand, as its queue is long: 1024 here. QEMU serves 64 at once.
 const MICROVM: &str = "reboot=t acpi=off pci=off virtio_blk.queue_depth=128";
 
-/// Memory of which microvm's buffers may have a twentieth.
-const ENOUGH: u64 = 256 << 20;
-
 /// What a VM is to have beside its scratch disk.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Wanted {
@@ -68,8 +65,6 @@ pub struct Wanted {
     pub channel: bool,
     /// Whether the guest reads fw_cfg.
     pub fw_cfg: bool,
-    /// Bytes.
-    pub memory: u64,
 }
 
 impl Wanted {
@@ -78,9 +73,8 @@ impl Wanted {
     }
 }
 
-/// The machine that was asked for, if it can be; else the best that can be: microvm, which boots with a fifth less instructions and
-/// seconds than q35 (iso/README.md), or q35. Where memory is short that is the better one: QEMU's MMIO devices have queues of 1024 entries, which
-/// the guest fills: 9 MiB of buffers.
+/// The machine that was asked for, if it can be; else the best that can be: microvm, which boots with a quarter less instructions
+/// than q35 (README.md, "Promises in numbers"), or q35.
 ///
 /// # Errors
 /// What is asked for does not go together; the error names it, and what would work.
@@ -88,12 +82,7 @@ pub fn choose(asked: Option<Machine>, boot: &Boot, accel: Accel, wanted: &Wanted
     let can = |machine: Machine| machine.boots(boot).and_then(|()| machine.has_room_for(wanted));
     match asked {
         Some(machine) => can(machine).map(|()| machine),
-        None if wanted.memory >= ENOUGH
-            && can(Machine::Microvm).is_ok()
-            && Machine::Microvm.keeps_time(accel) =>
-        {
-            Ok(Machine::Microvm)
-        }
+        None if can(Machine::Microvm).is_ok() && Machine::Microvm.keeps_time(accel) => Ok(Machine::Microvm),
         None => can(Machine::Q35).map(|()| Machine::Q35),
     }
 }
@@ -123,7 +112,7 @@ impl Machine {
 
     /// Whether all of that fits.
     fn has_room_for(self, wanted: &Wanted) -> Result<()> {
-        let Wanted { layers, volumes, shares, nics, channel, fw_cfg, memory: _ } = *wanted;
+        let Wanted { layers, volumes, shares, nics, channel, fw_cfg } = *wanted;
         let disks = wanted.disks();
         let (name, channel) = (self.name(), usize::from(channel));
         match self {
@@ -296,15 +285,13 @@ mod tests {
         Boot::Iso { firmware: None, image: "/cd".into() }
     }
 
-    const FEW: Wanted =
-        Wanted { layers: 1, volumes: 0, shares: 0, nics: 1, channel: true, fw_cfg: false, memory: ENOUGH };
+    const FEW: Wanted = Wanted { layers: 1, volumes: 0, shares: 0, nics: 1, channel: true, fw_cfg: false };
 
     #[test]
     fn the_best_that_can_be() {
         let best = |boot: &Boot, wanted: &Wanted| choose(None, boot, Accel::Kvm, wanted).unwrap();
         assert_eq!(best(&direct(true), &FEW), Machine::Microvm);
         assert_eq!(best(&direct(false), &FEW), Machine::Q35);
-        assert_eq!(best(&direct(true), &Wanted { memory: ENOUGH - 1, ..FEW }), Machine::Q35);
         assert_eq!(best(&cd(), &FEW), Machine::Q35);
         assert_eq!(best(&direct(true), &Wanted { volumes: 3, ..FEW }), Machine::Microvm);
         assert_eq!(best(&direct(true), &Wanted { volumes: 4, ..FEW }), Machine::Q35);

@@ -156,15 +156,7 @@ pub fn check_room(
 
 /// What a machine that can be copied is to have.
 fn wanted(options: &RunOptions, layers: usize, volumes: usize, nics: usize) -> Wanted {
-    Wanted {
-        layers,
-        volumes,
-        shares: 0,
-        nics,
-        channel: options.channel() != Channel::Serial,
-        fw_cfg: false,
-        memory: options.memory,
-    }
+    Wanted { layers, volumes, shares: 0, nics, channel: options.channel() != Channel::Serial, fw_cfg: false }
 }
 
 impl<'a> Machine<'a> {
