@@ -100,6 +100,14 @@ fn cached(workspace: &Workspace) -> Result<PathBuf> {
 }
 
 fn changes(workspace: &Workspace) -> Result<Changes> {
+    Ok(Changes { fragment: workspace.iso_data("kernel.config")?, patches: patches(workspace)? })
+}
+
+/// What is changed of the source, by the names of the patches.
+///
+/// # Errors
+/// They cannot be read.
+pub fn patches(workspace: &Workspace) -> Result<BTreeMap<String, String>> {
     let folder = workspace.root.join("iso/patches");
     let files = fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
     let mut patches = BTreeMap::new();
@@ -107,7 +115,7 @@ fn changes(workspace: &Workspace) -> Result<Changes> {
         let name = file?.file_name().to_string_lossy().into_owned();
         patches.insert(name.clone(), workspace.iso_data(&format!("patches/{name}"))?);
     }
-    Ok(Changes { fragment: workspace.iso_data("kernel.config")?, patches })
+    Ok(patches)
 }
 
 /// What the result depends on.

@@ -3,7 +3,7 @@
 //! Promises: it names the kernel, every crate in tether, and each program of others on the ISO, with version and licence;
 //! the same ISO made of the same packages gives the same bytes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use image_builder::digest::Digest;
@@ -33,7 +33,7 @@ pub fn of(workspace: &Workspace, edition: Edition, bytes: &[u8]) -> Result<Value
         let found = files.iter().find(|(name, _)| name == wanted);
         found.map(|(_, bytes)| *bytes).with_context(|| format!("the ISO has no {wanted}"))
     };
-    let mut components = vec![kernel(edition, file("vmlinuz")?)?, tether_of(file("initrd")?)?];
+    let mut components = vec![kernel(workspace, edition, file("vmlinuz")?)?, tether_of(file("initrd")?)?];
     for (name, package, licence) in PROGRAMS {
         let version = output_of(command("dpkg-query").args(["-W", "-f", "${Version}", package]))?;
         components.push(json!({
@@ -70,7 +70,7 @@ fn urn(digest: &str) -> String {
     format!("urn:uuid:{a}-{b}-8{c}-8{d}-{e}")
 }
 
-fn kernel(edition: Edition, image: &[u8]) -> Result<Value> {
+fn kernel(workspace: &Workspace, edition: Edition, image: &[u8]) -> Result<Value> {
     let banner = banner(image).context("the kernel does not say its version")?;
     let mut kernel = json!({
         "type": "operating-system", "bom-ref": "linux", "name": "linux",
@@ -81,8 +81,15 @@ fn kernel(edition: Edition, image: &[u8]) -> Result<Value> {
     if edition == Edition::Own {
         let version = own_kernel::source_version()?;
         kernel["purl"] = format!("pkg:deb/debian/{}@{version}?arch=all", own_kernel::PACKAGE).into();
+        kernel["pedigree"] = pedigree(&own_kernel::patches(workspace)?);
     }
     Ok(kernel)
+}
+
+/// What is changed of the package that is named.
+fn pedigree(patches: &BTreeMap<String, String>) -> Value {
+    let patch = |text| json!({"type": "unofficial", "diff": {"text": {"content": text}}});
+    json!({"patches": patches.values().map(patch).collect::<Vec<_>>()})
 }
 
 /// What a bzImage says of itself (Documentation/arch/x86/boot.rst, `kernel_version`).
@@ -152,6 +159,16 @@ fn library(line: &str) -> Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patches_are_named_whole() {
+        let patches = own_kernel::patches(&Workspace::find().unwrap()).unwrap();
+        let pedigree = pedigree(&patches);
+        let listed = pedigree["patches"].as_array().unwrap();
+        assert_eq!(listed.len(), patches.len());
+        assert_eq!(listed[0]["diff"]["text"]["content"], *patches.values().next().unwrap());
+        assert!(patches.iter().all(|(name, text)| name.ends_with(".patch") && text.contains("SPDX-License")));
+    }
 
     #[test]
     fn a_kernel_says_its_version() {
