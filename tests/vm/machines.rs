@@ -52,7 +52,11 @@ pub fn tests() -> Vec<Test> {
     }
     let mut all: Vec<_> = cells.into_iter().map(Cell::test).collect();
     all.extend(tests![refused, hot_plug, spec_from_elsewhere, nobody_attached, bad_specs]);
-    all.extend(tests![the_best, memory_areas_move].into_iter().map(|test| test.needs(there_is(Whose::Own))));
+    all.extend(
+        tests![the_best, memory_areas_move, parameters_of_modules]
+            .into_iter()
+            .map(|test| test.needs(there_is(Whose::Own))),
+    );
     all
 }
 
@@ -313,6 +317,16 @@ fn memory_areas_move() -> Result<()> {
     options.security.privileged = true;
     let area = run(&options)?.out();
     ensure!(area.starts_with("0xffff") && !area.starts_with("0xffffc900"), "{area}");
+    Ok(())
+}
+
+/// All parameters of what is built in can be read, each in its module's folder; the slab allocator's thousands of files are not there.
+fn parameters_of_modules() -> Result<()> {
+    let script = "cd /sys/module; cat virtio_blk/parameters/queue_depth kernel/parameters/panic; \
+                  ls kernel/parameters | grep -c -e initcall_debug -e pause_on_oops; ls /sys/kernel | grep -c slab";
+    let own = Cell { machine: Machine::Microvm, kernel: Whose::Own, way: Way::Direct };
+    let ran = run(&own.options(&["sh", "-c", script])?)?;
+    ensure!(ran.out() == "128\n-1\n2\n0\n", "{}", ran.out());
     Ok(())
 }
 
