@@ -320,7 +320,8 @@ fn memory_areas_move() -> Result<()> {
     Ok(())
 }
 
-/// All parameters of what is built in can be read, each in its module's folder; the slab allocator's thousands of files are not there.
+/// Parameters of what is built in are in their modules' folders, several in one, as the command line has them; files of the slab
+/// allocator are not there (iso/patches).
 fn parameters_of_modules() -> Result<()> {
     let script = "cd /sys/module; cat virtio_blk/parameters/queue_depth kernel/parameters/panic; \
                   ls kernel/parameters | grep -c -e initcall_debug -e pause_on_oops; ls /sys/kernel | grep -c slab";

@@ -73,7 +73,7 @@ impl Wanted {
     }
 }
 
-/// The machine that was asked for, if it can be; else the best that can be: microvm, which boots with a quarter less instructions
+/// The machine that was asked for, if it can be; else the best that can be: microvm, which boots with a third less instructions
 /// than q35 (README.md, "Promises in numbers"), or q35.
 ///
 /// # Errors
