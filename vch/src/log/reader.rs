@@ -197,6 +197,9 @@ impl Reader {
     fn accept(&mut self, line: &Line) -> Option<Place> {
         let stream = line.stream as usize;
         let (start, end) = (line.before.of(line.stream), line.after.of(line.stream));
+        // The first entry tells of both streams: what the other says next may be lost before it is seen.
+        self.expected[0].get_or_insert(line.before.stdout);
+        self.expected[1].get_or_insert(line.before.stderr);
         let expected = self.expected[stream].unwrap_or(start);
         if end <= expected {
             return None;

@@ -179,6 +179,21 @@ fn a_follower_that_is_too_slow_is_told_what_it_lost_and_holds_no_more_than_it_ma
 }
 
 #[test]
+fn what_a_stream_said_before_its_first_entry_that_is_seen_is_told_as_lost() {
+    let (_folder, path) = place();
+    let mut log = writer(&path, 1, 2);
+    // It begins with the log, and falls behind before the other stream says anything.
+    let mut reader = Reader::open(&path).unwrap();
+    log.append(Stream::Stdout, b"0\n", at(0)).unwrap();
+    for _ in 0..5 {
+        log.append(Stream::Stderr, b"x\n", at(0)).unwrap();
+    }
+    let told: Vec<_> =
+        std::iter::from_fn(|| reader.next().unwrap().map(|entry| (entry.stream, entry.lost))).collect();
+    assert_eq!(told, [(Stream::Stdout, 0), (Stream::Stderr, 6), (Stream::Stderr, 0)]);
+}
+
+#[test]
 fn a_watch_wakes_a_reader_elsewhere() {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use std::os::fd::AsFd;
