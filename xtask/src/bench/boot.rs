@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -16,6 +17,8 @@ use super::bare::{self, Bare};
 use super::descendants;
 use super::figures::{median, to_float};
 use super::peers::Peers;
+use super::pss;
+use super::way::{self, Way};
 use crate::process::say;
 use crate::tools::MUSL;
 use crate::workspace::Workspace;
@@ -28,6 +31,10 @@ const COUNTED_ROUNDS: usize = 5;
 const SEEDS: usize = 5;
 /// 2^6 ns of the guest's time for each instruction.
 const SHIFT: u32 = 6;
+/// How long a container may take to start.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// How long it is left alone before its memory is looked at.
+const REST: Duration = Duration::from_secs(1);
 
 /// Measures and prints.
 pub fn run(workspace: &Workspace) -> Result<()> {
@@ -64,6 +71,7 @@ struct Bench {
     floor: Bare,
     peers: Option<Peers>,
     folder: PathBuf,
+    store: tempfile::TempDir,
 }
 
 impl Bench {
@@ -82,6 +90,7 @@ impl Bench {
             machine,
             peers,
             folder: workspace.target.join("bench"),
+            store: tempfile::tempdir().context("making a temporary folder")?,
         })
     }
 
@@ -96,7 +105,7 @@ impl Bench {
         );
         println!("size of the initramfs            {}", size(&self.initrd)?);
         println!("size of the kernel               {}", size(&self.floor.kernel)?);
-        println!("largest resident set of tether   {:8} KiB", self.container(&[])?.peak_rss);
+        println!("largest resident set of tether   {:8} KiB", self.container(Way::Boot, &[])?.peak_rss);
         Ok(())
     }
 
@@ -113,6 +122,35 @@ impl Bench {
         let (total, available) = (of("MemTotal:")?, of("MemAvailable:")?);
         println!("of a VM of 128 MiB (134.2 MB), to the container's process");
         println!("  MemAvailable; MemTotal         {available:8.1} MB of {total:.1} (goal: 100)");
+        println!("of the host, for a container that sleeps (PSS)    all   guest's memory");
+        for (title, way) in [("booted", Way::Boot), ("from a template, alone", Way::Template)] {
+            let [all, guest] = self.sleeping(way)?;
+            println!("  {title:<42} {all:8.1} {guest:8.1} MiB");
+        }
+        Ok(())
+    }
+
+    /// What the host has of one that sleeps: [`pss::of`].
+    fn sleeping(&self, way: Way) -> Result<[f64; 2]> {
+        const NAME: &str = "bench-boot";
+        let options = ["-d", "--name", NAME].into_iter().chain(way.word());
+        let mut run = self.vch(&options.collect::<Vec<_>>(), &["sh", "-c", "echo up; exec sleep 100000"]);
+        let output = run.output().with_context(|| format!("starting {}", self.vch.display()))?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let measured = self.when_up(NAME).and_then(|()| pss::of(NAME));
+        let removed = self.in_store("rm").args(["-f", NAME]).stdout(Stdio::null()).status()?;
+        ensure!(removed.success(), "the bench's container cannot be removed");
+        descendants::wait()?;
+        measured
+    }
+
+    fn when_up(&self, name: &str) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while self.in_store("logs").arg(name).output()?.stdout != b"up\n" {
+            ensure!(Instant::now() < end, "{name} does not start");
+            sleep(Duration::from_millis(50));
+        }
+        sleep(REST);
         Ok(())
     }
 
@@ -120,16 +158,12 @@ impl Bench {
     fn instructions(&self) -> Result<()> {
         say("counting guest instructions");
         let mut floor = u64::MAX;
-        let mut steps: Vec<(String, u64)> = vec![];
+        let (mut steps, mut restored) = (vec![], vec![]);
         for seed in 1..=COUNTED_ROUNDS {
             floor = floor.min(counted(seed, |options| self.floor(options))?.at);
-            let timeline = counted(seed, |options| self.container(options))?.steps;
-            for (number, (name, nanos)) in timeline.into_iter().enumerate() {
-                match steps.get_mut(number) {
-                    Some((_, least)) => *least = nanos.min(*least),
-                    None => steps.push((name, nanos)),
-                }
-            }
+            least(&mut steps, counted(seed, |options| self.container(Way::Boot, options))?.steps);
+            // All from one template: its chance is its own.
+            least(&mut restored, counted(1, |options| self.container(Way::Template, options))?.steps);
         }
         let instructions = |nanos: u64| to_float(nanos >> SHIFT) / 1e6;
         println!("\nmillion guest instructions (least of {COUNTED_ROUNDS} runs under -icount)");
@@ -158,6 +192,14 @@ impl Bench {
         }
         let whole: u64 = steps.iter().map(|(_, nanos)| nanos).sum();
         println!("  whole run over floor           {:8.2} x (goal: 1.10)", to_float(whole) / to_float(floor));
+        // Up to the spec it waits for the host, and time goes on without instructions.
+        let restored: u64 =
+            restored.iter().skip_while(|(name, _)| name != "spec").skip(1).map(|(_, nanos)| nanos).sum();
+        println!(
+            "  from a template, from the spec on, over the whole run {:8.2} ({:.3} x)",
+            instructions(restored),
+            to_float(restored) / to_float(whole)
+        );
         if let Some(peers) = &self.peers {
             for peer in &peers.all {
                 let at = counted(1, |options| peers.run(peer, options))?.at;
@@ -170,12 +212,16 @@ impl Bench {
     /// Wall and CPU time of whole runs.
     fn times(&self) -> Result<()> {
         say("measuring times");
+        // It makes the template.
+        self.container(Way::Template, &[])?;
         let mut all: BTreeMap<&str, Vec<(Duration, Duration)>> = BTreeMap::new();
         for _ in 0..ROUNDS {
             let floor = self.floor(&[])?;
             all.entry("floor").or_default().push((floor.wall, floor.cpu));
-            let vch = self.container(&[])?;
-            all.entry("vch").or_default().push((vch.wall, vch.cpu));
+            for (name, way) in [("vch", Way::Boot), ("template", Way::Template)] {
+                let vch = self.container(way, &[])?;
+                all.entry(name).or_default().push((vch.wall, vch.cpu));
+            }
             if let Some(peers) = &self.peers {
                 for peer in &peers.all {
                     let before = descendants::cpu()?;
@@ -193,6 +239,14 @@ impl Bench {
         println!("  floor: QEMU, kernel, power-off       {floor_wall:8.3} {floor_cpu:8.3}");
         println!("  vch run IMAGE true                   {wall:8.3} {cpu:8.3}");
         println!("  ratio (goal: 1.10)                   {:8.2} {:8.2}", wall / floor_wall, cpu / floor_cpu);
+        let (restored, restored_cpu) = (median("template", |run| run.0), median("template", |run| run.1));
+        println!("  the same from a template             {restored:8.3} {restored_cpu:8.3}");
+        println!(
+            "  ratio to the boot (goal: {})       {:8.2} {:8.2}",
+            way::GOAL,
+            restored / wall,
+            restored_cpu / cpu
+        );
         for peer in self.peers.iter().flat_map(|peers| &peers.all) {
             let (wall, cpu) = (median(peer.title, |run| run.0), median(peer.title, |run| run.1));
             println!("  {:<36} {wall:8.3} {cpu:8.3}", peer.title);
@@ -202,18 +256,26 @@ impl Bench {
 
     /// `vch run OPTIONS IMAGE COMMAND`, as a user runs it.
     fn vch(&self, options: &[&str], words: &[&str]) -> Command {
-        let mut command = Command::new(&self.vch);
-        command.arg("run").arg("--kernel").arg(&self.floor.kernel).arg("--initrd").arg(&self.initrd);
+        let mut command = self.in_store("run");
+        command.arg("--kernel").arg(&self.floor.kernel).arg("--initrd").arg(&self.initrd);
         let machine = self.machine.to_possible_value();
         command.args(machine.iter().flat_map(|machine| ["--machine", machine.get_name()]));
         command.args(options).arg(&self.image).args(words).stdin(Stdio::null());
         command
     }
 
+    /// `vch COMMAND`, in a store of its own.
+    fn in_store(&self, command: &str) -> Command {
+        let mut vch = Command::new(&self.vch);
+        vch.arg(command).arg("--store").arg(self.store.path());
+        vch
+    }
+
     /// A whole run of `true`.
-    fn container(&self, qemu: &[String]) -> Result<Container> {
+    fn container(&self, way: Way, qemu: &[String]) -> Result<Container> {
         let timeline = self.folder.join("timeline.json");
-        let mut options = vec!["--timeline".to_owned(), timeline.display().to_string()];
+        let mut options = vec!["--rm".to_owned(), "--timeline".to_owned(), timeline.display().to_string()];
+        options.extend(way.word().map(str::to_owned));
         options.extend(qemu.iter().map(|argument| format!("--qemu-arg={argument}")));
         let options: Vec<_> = options.iter().map(String::as_str).collect();
         let mut command = self.vch(&options, &["true"]);
@@ -247,6 +309,16 @@ impl Bench {
         let (wall, cpu) = (start.elapsed(), descendants::cpu()? - before);
         let at = said.lines().find_map(|line| line.split("floor: ").nth(1)?.trim().parse().ok());
         Ok(Floor { wall, cpu, at: at.with_context(|| format!("the floor says only {said:?}"))? })
+    }
+}
+
+/// Keeps the smaller figure of each step.
+fn least(steps: &mut Vec<(String, u64)>, run: Vec<(String, u64)>) {
+    for (number, (name, nanos)) in run.into_iter().enumerate() {
+        match steps.get_mut(number) {
+            Some((_, least)) => *least = nanos.min(*least),
+            None => steps.push((name, nanos)),
+        }
     }
 }
 

@@ -16,7 +16,9 @@ mod image;
 mod layers;
 mod measure;
 mod peers;
+mod pss;
 mod template;
+mod way;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,16 +1,17 @@
 //! What it costs to go on from a template, beside a boot of the same machine, in turns; and the host's memory for ten of each.
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::bare;
 use super::descendants;
-use super::figures::{median, to_float};
+use super::figures::median;
+use super::pss;
+use super::way::{GOAL, Way};
 use crate::process::say;
 use crate::workspace::Workspace;
 
@@ -22,10 +23,6 @@ const CONTAINERS: usize = 10;
 const REST: Duration = Duration::from_secs(3);
 /// How long they may take to start.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// What a clone may cost of a boot.
-const GOAL: f64 = 0.12;
-/// The guest's memory, in KiB: the size of one mapping of QEMU's.
-const GUEST: f64 = 262_144.0;
 
 /// Measures and prints.
 pub fn run(workspace: &Workspace) -> Result<()> {
@@ -48,22 +45,6 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         bench.memory()?;
     }
     Ok(())
-}
-
-/// How a VM comes up.
-#[derive(Clone, Copy)]
-enum Way {
-    Boot,
-    Template,
-}
-
-impl Way {
-    fn word(self) -> Option<&'static str> {
-        match self {
-            Self::Boot => None,
-            Self::Template => Some("--from-template"),
-        }
-    }
 }
 
 struct Bench {
@@ -164,9 +145,9 @@ impl Bench {
         sleep(REST);
         let (mut all, mut guests) = (0.0, 0.0);
         for number in 0..CONTAINERS {
-            let (process, guest) = proportional(&mappings(&container(number))?)?;
-            all += process / 1024.0;
-            guests += guest / 1024.0;
+            let [process, guest] = pss::of(&container(number))?;
+            all += process;
+            guests += guest;
         }
         Ok([all, guests])
     }
@@ -174,53 +155,4 @@ impl Bench {
 
 fn container(number: usize) -> String {
     format!("bench-template-{number}")
-}
-
-/// What the kernel says of the memory of the QEMU that is called so.
-fn mappings(name: &str) -> Result<String> {
-    let wanted = format!("guest={name}");
-    for process in fs::read_dir("/proc").context("reading /proc")?.flatten() {
-        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
-        if line.split(|byte| *byte == 0).any(|word| word == wanted.as_bytes()) {
-            let path = process.path().join("smaps");
-            return fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()));
-        }
-    }
-    bail!("no QEMU is called {name}")
-}
-
-/// KiB of a process, and of the guest's memory in it, where shared pages are counted in parts (Documentation/filesystems/proc.rst).
-fn proportional(smaps: &str) -> Result<(f64, f64)> {
-    let (mut all, mut guest, mut size) = (0.0, 0.0, 0.0);
-    for line in smaps.lines() {
-        if let Some(kib) = kib(line, "Size:") {
-            size = kib;
-        }
-        if let Some(kib) = kib(line, "Pss:") {
-            all += kib;
-            guest += if (size - GUEST).abs() < 1.0 { kib } else { 0.0 };
-        }
-    }
-    ensure!(all > 0.0, "nothing in smaps");
-    Ok((all, guest))
-}
-
-/// A line `NAME:  NUMBER kB`.
-fn kib(line: &str, name: &str) -> Option<f64> {
-    line.strip_prefix(name)?.trim().strip_suffix("kB")?.trim().parse().ok().map(to_float)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_guests_memory_is_the_mapping_of_its_size() {
-        let mapping =
-            |size, pss| format!("5-7 rw-p 0 00:00 0\nSize: {size} kB\nPss:   {pss} kB\nPss_Dirty: 7 kB\n");
-        let text = mapping(262_144, 2048) + &mapping(4, 12) + &mapping(262_140, 100);
-        let (all, guest) = proportional(&text).unwrap();
-        assert!((all - 2160.0).abs() < 0.1 && (guest - 2048.0).abs() < 0.1, "{all} {guest}");
-        assert!(proportional("").is_err());
-    }
 }
