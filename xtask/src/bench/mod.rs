@@ -23,9 +23,9 @@ mod way;
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Subject {
-    /// A containerVM, beside the same machine with an init that only powers off.
+    /// A containerVM that boots and one from a template, beside the same machine with an init that only powers off.
     Boot,
-    /// A containerVM that goes on from a template, beside one that boots.
+    /// The host's memory of containerVMs that go on from a template, beside those that boot.
     Template,
     /// Stdio of a containerVM, beside the bare port that it goes through.
     Channel,

@@ -1,4 +1,4 @@
-//! What it costs to go on from a template, beside a boot of the same machine, in turns; and the host's memory for ten of each.
+//! The host's memory for ten containers that go on from a template, beside ten that have booted.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -9,14 +9,11 @@ use anyhow::{Context, Result, ensure};
 
 use super::bare;
 use super::descendants;
-use super::figures::median;
 use super::pss;
-use super::way::{GOAL, Way};
+use super::way::Way;
 use crate::process::say;
 use crate::workspace::Workspace;
 
-/// Runs of each kind, taken in turns.
-const ROUNDS: usize = 9;
 /// Containers at once, for the memory.
 const CONTAINERS: usize = 10;
 /// How long they are left alone before it is looked at.
@@ -41,7 +38,6 @@ pub fn run(workspace: &Workspace) -> Result<()> {
             kernel,
             initrd: folder.join("initrd"),
         };
-        bench.times()?;
         bench.memory()?;
     }
     Ok(())
@@ -66,47 +62,6 @@ impl Bench {
         let mut run = self.vch("run");
         run.arg("--rm").arg("--kernel").arg(&self.kernel).arg("--initrd").arg(&self.initrd).args(way.word());
         run
-    }
-
-    /// Wall and CPU time of whole runs.
-    fn times(&self) -> Result<()> {
-        let first = self.once(Way::Template)?;
-        self.once(Way::Boot)?;
-        say("measuring times");
-        let (mut boots, mut copies) = (vec![], vec![]);
-        for _ in 0..ROUNDS {
-            boots.push(self.once(Way::Boot)?);
-            copies.push(self.once(Way::Template)?);
-        }
-        let of = |runs: &[(Duration, Duration)]| {
-            let (wall, cpu) = runs.iter().copied().unzip();
-            (median(wall), median(cpu))
-        };
-        let ((boot_wall, boot_cpu), (wall, cpu)) = (of(&boots), of(&copies));
-        println!("\nseconds (median of {ROUNDS} runs, in turns)       wall      CPU");
-        println!("  vch run IMAGE true                      {boot_wall:8.3} {boot_cpu:8.3}");
-        println!("  the same from a template                {wall:8.3} {cpu:8.3}");
-        println!(
-            "  ratio (goal: {GOAL})                      {:8.2} {:8.2}",
-            wall / boot_wall,
-            cpu / boot_cpu
-        );
-        println!(
-            "  the first, which makes the template     {:8.3} {:8.3}",
-            first.0.as_secs_f64(),
-            first.1.as_secs_f64()
-        );
-        Ok(())
-    }
-
-    fn once(&self, way: Way) -> Result<(Duration, Duration)> {
-        let (before, start) = (descendants::cpu()?, Instant::now());
-        let status = self.run(way).arg(&self.image).arg("true").status();
-        let status = status.with_context(|| format!("starting {}", self.vch.display()))?;
-        let wall = start.elapsed();
-        descendants::wait()?;
-        ensure!(status.success(), "vch run ended with {status}");
-        Ok((wall, descendants::cpu()? - before))
     }
 
     /// Of containers that do nothing.
