@@ -15,9 +15,10 @@ use nix::sys::signal::Signal;
 use protocol::State;
 use serde_json::Value;
 
+use super::folder::{MEMORY, STATE, digest, written};
 use super::machine::Machine;
 use super::thaw::with_state;
-use super::{Lock, MEMORY, STATE, Templates, digest, written};
+use super::{Lock, Templates};
 use crate::accel::Accel;
 use crate::qmp::CAPABILITIES;
 use crate::text::harmless;

@@ -1,8 +1,11 @@
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+
+use super::folder::{FULL, MEMORY, STATE, digest, written};
 use super::*;
 use crate::options::template::TemplateOptions;
 use crate::options::{Boot as How, Machine as Type};
 use crate::transport::Channel;
-use std::os::unix::fs::PermissionsExt;
 
 fn options() -> RunOptions {
     let template = TemplateOptions { from_template: Some(Choice::Auto) };
