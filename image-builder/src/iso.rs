@@ -46,6 +46,9 @@ pub struct Iso<'a> {
 }
 
 impl Iso<'_> {
+    /// The programs of others' that are in every ISO.
+    pub const LOADERS: [&'static str; 3] = [ISOLINUX, LDLINUX, STUB];
+
     /// Writes the ISO to `out`, by way of a temporary file beside it.
     ///
     /// # Errors

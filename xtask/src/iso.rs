@@ -69,7 +69,10 @@ pub fn build(workspace: &Workspace, edition: Edition) -> Result<PathBuf> {
     let data = workspace.root.join("iso");
     let (cmdline, config) = (data.join("cmdline"), data.join("isolinux.cfg"));
     let lock = workspace.root.join("Cargo.lock");
-    if !is_stale(&iso, &[&kernel, &initrd, &cmdline, &config, &lock])? {
+    let mut inputs = vec![&*kernel, &*initrd, &*cmdline, &*config, &*lock];
+    // Where they are not installed, an ISO that is there may stay.
+    inputs.extend(Iso::LOADERS.map(Path::new).into_iter().filter(|loader| loader.exists()));
+    if !is_stale(&iso, &inputs)? {
         return Ok(iso);
     }
     say(&format!("making {}", iso.display()));

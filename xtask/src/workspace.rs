@@ -1,7 +1,8 @@
 //! Where things are.
 
 use std::env;
-use std::fs;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -50,19 +51,19 @@ impl Workspace {
 
 /// Whether `output` has to be made (again): it is missing, or older than one of `inputs`.
 ///
-/// This program counts as an input: other code may give another output.
+/// This program counts as an input: other code may give another output. What a package manager installs has the time of its
+/// making, which may be long ago: when it came into its place counts, too.
 pub fn is_stale(output: &Path, inputs: &[&Path]) -> Result<bool> {
-    let changed = |path: &Path| -> Result<_> {
-        let changed = fs::metadata(path).and_then(|metadata| metadata.modified());
-        changed.with_context(|| format!("looking at {}", path.display()))
-    };
+    let metadata = |path: &Path| fs::metadata(path).with_context(|| format!("looking at {}", path.display()));
+    let modified = |of: &Metadata| (of.mtime(), of.mtime_nsec());
     if !output.exists() {
         return Ok(true);
     }
-    let made = changed(output)?;
+    let made = modified(&metadata(output)?);
     let program = env::current_exe().context("looking for this program")?;
     for input in inputs.iter().copied().chain([&*program]) {
-        if changed(input)? > made {
+        let of = metadata(input)?;
+        if modified(&of).max((of.ctime(), of.ctime_nsec())) > made {
             return Ok(true);
         }
     }
@@ -93,5 +94,13 @@ mod tests {
         fs::File::open(&input).unwrap().set_modified(later).unwrap();
         assert!(is_stale(&output, &[&input]).unwrap());
         assert!(is_stale(&output, &[&dir.path().join("gone")]).is_err());
+
+        write(&output, b"made again").unwrap();
+        let old = dir.path().join("old");
+        fs::File::create(&old).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        // The kernel's clock for files goes in steps.
+        std::thread::sleep(Duration::from_millis(50));
+        fs::rename(&old, &input).unwrap();
+        assert!(is_stale(&output, &[&input]).unwrap(), "it is old, but has just come");
     }
 }
