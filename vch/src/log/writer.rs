@@ -187,6 +187,13 @@ impl Writer {
     }
 }
 
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // A child that another thread is just starting has the file, too, up to its execve: it would keep the lock.
+        drop(self.file.unlock());
+    }
+}
+
 /// Opens the newest file of a log, or makes it, and keeps other writers away.
 fn open(path: &Path) -> Result<File> {
     let cannot = || format!("cannot open the log {}", path.display());
