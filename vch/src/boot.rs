@@ -1,7 +1,7 @@
 //! What the VM boots: a kernel and an initramfs, or a CD with both.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,8 @@ const OWN_CPUS: u32 = 64;
 /// OVMF needs this much memory, in bytes, and so many times the CD's size to start it: with less, it stands still. Measured: 112 MiB
 /// for a CD of 7.6, 176 for one of 24.5.
 const UEFI: (u64, u64) = (81 * MIB, 4);
+/// Larger ones, in bytes, have more on them than what is started.
+const LARGEST_CD: u64 = 32 * MIB;
 
 /// What QEMU is to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -245,10 +247,12 @@ fn is_cd(path: &Path) -> Result<bool> {
 }
 
 fn enough_for_uefi(memory: u64, image: &Path) -> Result<()> {
-    let size = image.metadata().with_context(|| format!("cannot look at {}", image.display()))?.len();
-    let least = size.saturating_mul(UEFI.1).saturating_add(UEFI.0).div_ceil(MIB);
+    // A drive has no length but by its end.
+    let size = File::open(image).and_then(|mut file| file.seek(SeekFrom::End(0)));
+    let size = size.with_context(|| format!("cannot look at {}", image.display()))?;
+    let least = (size.min(LARGEST_CD) * UEFI.1 + UEFI.0).div_ceil(MIB);
     ensure!(
-        memory >= least.saturating_mul(MIB),
+        memory >= least * MIB,
         "--firmware uefi needs at least {least} MiB of memory (-m): its firmware does not start {} with less",
         image.display()
     );
@@ -306,7 +310,7 @@ mod tests {
     #[test]
     fn uefi_needs_memory_for_the_cd() {
         let cd = tempfile::NamedTempFile::new().unwrap();
-        for (size, least) in [(0, 81), (8_015_872, 112), (24 * MIB, 177)] {
+        for (size, least) in [(0, 81), (8_015_872, 112), (24 * MIB, 177), (4 << 30, 209)] {
             cd.as_file().set_len(size).unwrap();
             assert!(enough_for_uefi(least * MIB, cd.path()).is_ok());
             let error = enough_for_uefi(least * MIB - 1, cd.path()).unwrap_err().to_string();

@@ -30,6 +30,8 @@ pub struct Reader {
     output: Vec<u8>,
     /// What each stream goes on with, if that is known.
     expected: [Option<u64>; 2],
+    /// What came before the first entry that was read.
+    begun: Option<Offsets>,
     /// Whether each stream's next byte begins a line.
     fresh: [bool; 2],
     only: Option<Stream>,
@@ -85,6 +87,7 @@ impl Reader {
             lines: Forward::default(),
             output: Vec::new(),
             expected: [None; 2],
+            begun: None,
             fresh: [true; 2],
             only: None,
             since: None,
@@ -198,14 +201,14 @@ impl Reader {
         let stream = line.stream as usize;
         let (start, end) = (line.before.of(line.stream), line.after.of(line.stream));
         // The first entry tells of both streams: what the other says next may be lost before it is seen.
-        self.expected[0].get_or_insert(line.before.stdout);
-        self.expected[1].get_or_insert(line.before.stderr);
-        let expected = self.expected[stream].unwrap_or(start);
+        let begun = self.begun.get_or_insert(line.before).of(line.stream);
+        let known = self.expected[stream];
+        let expected = known.unwrap_or(start);
         if end <= expected {
             return None;
         }
         self.expected[stream] = Some(end);
-        let lost = start.saturating_sub(expected);
+        let lost = start.saturating_sub(known.unwrap_or(begun));
         let skip = usize::try_from(expected.saturating_sub(start)).unwrap_or(usize::MAX);
         let ends_line = self.output.ends_with(b"\n");
         let begins_line = std::mem::replace(&mut self.fresh[stream], ends_line) || lost > 0;

@@ -54,14 +54,21 @@ impl Writer {
         if limits.max_size == 0 || !(1..=MOST_FILES).contains(&limits.max_files) {
             bail!("a log has 1 to {MOST_FILES} files of at least one byte, not {limits:?}");
         }
-        let file = open(path)?;
-        let (offsets, length) = last(&file, path)?;
+        let mut writer = Self {
+            path: path.to_owned(),
+            limits,
+            file: open(path)?,
+            length: 0,
+            torn: true,
+            offsets: Offsets::default(),
+            encoder: Encoder::default(),
+            batch: Vec::new(),
+        };
+        let (offsets, length) = last(&writer.file, path)?;
         // If nothing was logged since the file was made, or a rotation was cut short, the one before knows.
-        let offsets = offsets.map_or_else(|| older(path), Ok)?;
+        writer.offsets = offsets.map_or_else(|| older(path), Ok)?;
+        writer.length = length;
         rotation::discard(path)?;
-        let (encoder, batch) = (Encoder::default(), Vec::new());
-        let path = path.to_owned();
-        let mut writer = Self { path, limits, file, length, torn: true, offsets, encoder, batch };
         writer.mend()?;
         Ok(writer)
     }

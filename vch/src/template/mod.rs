@@ -58,7 +58,14 @@ pub struct Templates {
 
 /// Held while templates come and go.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "the lock is the open file's")] File);
+pub struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A child that another thread is just starting has the file, too, up to its execve: it would keep the lock.
+        drop(self.0.unlock());
+    }
+}
 
 impl Templates {
     /// Those of the store in `store`; the folder is made when the first one is.

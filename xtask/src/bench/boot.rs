@@ -25,6 +25,8 @@ use crate::workspace::Workspace;
 
 /// Runs of each kind for wall and CPU time, taken in turns.
 const ROUNDS: usize = 9;
+/// Runs of each kernel and machine to compare their floors, in turns.
+const FLOORS: usize = 21;
 /// Runs under -icount. Waiting for a disk counts as time there, so the smallest figure of a step is its own.
 const COUNTED_ROUNDS: usize = 5;
 /// How many are tried for a counted run.
@@ -41,6 +43,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     descendants::adopt()?;
     let bootstrap = workspace.bootstrap();
     let own = bootstrap.join("own");
+    let mut floors = vec![];
     for (name, folder, machine) in [
         ("our own kernel, microvm", &own, Machine::Microvm),
         ("our own kernel, q35", &own, Machine::Q35),
@@ -59,6 +62,25 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         bench.memory()?;
         bench.instructions()?;
         bench.times()?;
+        floors.push((name, bench));
+    }
+    in_turns(&floors)
+}
+
+/// The floors of all kernels and machines, one after the other: the host is the same for all of them.
+fn in_turns(benches: &[(&str, Bench)]) -> Result<()> {
+    say("measuring floors in turns");
+    let mut all = vec![vec![]; benches.len()];
+    for _ in 0..FLOORS {
+        for ((_, bench), times) in benches.iter().zip(&mut all) {
+            times.push(bench.floor(&[])?.wall);
+        }
+    }
+    let medians: Vec<_> = all.into_iter().map(median).collect();
+    println!("\nseconds of the floor (median of {FLOORS} runs, in turns), over the last");
+    let last = medians.last().copied().unwrap_or_default();
+    for ((name, _), median) in benches.iter().zip(medians) {
+        println!("  {name:<30} {median:8.3} {:8.2} x", median / last);
     }
     Ok(())
 }
@@ -122,7 +144,7 @@ impl Bench {
         let (total, available) = (of("MemTotal:")?, of("MemAvailable:")?);
         println!("of a VM of 128 MiB (134.2 MB), to the container's process");
         println!("  MemAvailable; MemTotal         {available:8.1} MB of {total:.1} (goal: 100)");
-        println!("of the host, for a container that sleeps (PSS)    all   guest's memory");
+        println!("of the host, for QEMU of one that sleeps (PSS)   all   guest's memory");
         for (title, way) in [("booted", Way::Boot), ("from a template, alone", Way::Template)] {
             let [all, guest] = self.sleeping(way)?;
             println!("  {title:<42} {all:8.1} {guest:8.1} MiB");
@@ -161,9 +183,9 @@ impl Bench {
         let (mut steps, mut restored) = (vec![], vec![]);
         for seed in 1..=COUNTED_ROUNDS {
             floor = floor.min(counted(seed, |options| self.floor(options))?.at);
-            least(&mut steps, counted(seed, |options| self.container(Way::Boot, options))?.steps);
+            least(&mut steps, counted(seed, |options| self.container(Way::Boot, options))?.steps)?;
             // All from one template: its chance is its own.
-            least(&mut restored, counted(1, |options| self.container(Way::Template, options))?.steps);
+            least(&mut restored, counted(1, |options| self.container(Way::Template, options))?.steps)?;
         }
         let instructions = |nanos: u64| to_float(nanos >> SHIFT) / 1e6;
         println!("\nmillion guest instructions (least of {COUNTED_ROUNDS} runs under -icount)");
@@ -193,8 +215,8 @@ impl Bench {
         let whole: u64 = steps.iter().map(|(_, nanos)| nanos).sum();
         println!("  whole run over floor           {:8.2} x (goal: 1.10)", to_float(whole) / to_float(floor));
         // Up to the spec it waits for the host, and time goes on without instructions.
-        let restored: u64 =
-            restored.iter().skip_while(|(name, _)| name != "spec").skip(1).map(|(_, nanos)| nanos).sum();
+        let told = restored.iter().position(|(name, _)| name == "spec").context("no step is the spec")?;
+        let restored: u64 = restored.iter().skip(told + 1).map(|(_, nanos)| nanos).sum();
         println!(
             "  from a template, from the spec on, over the whole run {:8.2} ({:.3} x)",
             instructions(restored),
@@ -313,13 +335,17 @@ impl Bench {
 }
 
 /// Keeps the smaller figure of each step.
-fn least(steps: &mut Vec<(String, u64)>, run: Vec<(String, u64)>) {
-    for (number, (name, nanos)) in run.into_iter().enumerate() {
-        match steps.get_mut(number) {
-            Some((_, least)) => *least = nanos.min(*least),
-            None => steps.push((name, nanos)),
-        }
+fn least(steps: &mut Vec<(String, u64)>, run: Vec<(String, u64)>) -> Result<()> {
+    if steps.is_empty() {
+        *steps = run;
+        return Ok(());
     }
+    let names = |steps: &[(String, u64)]| steps.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    ensure!(names(steps) == names(&run), "two runs have other steps: {steps:?}, {run:?}");
+    for ((_, least), (_, nanos)) in steps.iter_mut().zip(run) {
+        *least = nanos.min(*least);
+    }
+    Ok(())
 }
 
 /// Runs a VM whose clock counts instructions, and whose chance is by a seed: another one, if it fails.

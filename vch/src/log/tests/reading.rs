@@ -194,6 +194,17 @@ fn what_a_stream_said_before_its_first_entry_that_is_seen_is_told_as_lost() {
 }
 
 #[test]
+fn a_first_line_that_lies_of_the_other_stream_hides_nothing_of_it() {
+    let (_folder, path) = place();
+    let mut log = writer(&path, 1000, 2);
+    log.append(Stream::Stdout, b"out\n", at(0)).unwrap();
+    log.append(Stream::Stderr, b"err\n", at(0)).unwrap();
+    let lines = fs::read_to_string(&path).unwrap().replacen("[0,0]", "[0,99999]", 1);
+    fs::write(&path, lines).unwrap();
+    assert_eq!(text(Reader::open(&path).unwrap()), "out\nerr\n");
+}
+
+#[test]
 fn a_watch_wakes_a_reader_elsewhere() {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use std::os::fd::AsFd;
